@@ -1,0 +1,1 @@
+"""What is computed: the MiniCPM decoder, and later its caches, quantised forms and vision branches."""

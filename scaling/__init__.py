@@ -1,0 +1,1 @@
+"""How models are trained, branched and fitted: the engine, the data, the laws."""

@@ -1,0 +1,224 @@
+"""What a run is, as frozen data: the mathematics of training, and apart from it how it is executed.
+
+A `RunConfig` holds what decides a run's numbers and nothing else: it goes into the run's identity together
+with the digests of the shards it reads. Where and how fast it runs is an `ExecutionConfig`, recorded in every
+row and never part of the identity. Both travel as JSON; a key that no field has is an error.
+"""
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+import cattrs
+
+from models.config import ModelConfig
+from scaling.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Where raw text comes from.
+
+    Attributes:
+        kind: "python_stdlib" (source code of the running interpreter's standard library, no download) or
+            "files" (everything that `glob` matches).
+        glob: for "files": a glob of .txt, .jsonl[.gz|.zst], .parquet or .zip files.
+        text_key: for .jsonl and .parquet: the field that holds the text.
+        domain: the name under which losses on this text are reported.
+    """
+
+    kind: Literal["python_stdlib", "files"]
+    domain: str
+    glob: str = ""
+    text_key: str = "text"
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyConfig:
+    """How text becomes tokens.
+
+    Attributes:
+        kind: "bytes" (seqio's ByteVocabulary: 3 special ids, then the 256 byte values) or "sentencepiece" (a
+            BPE trained on the task's own training split, with byte fallback).
+        size: for "sentencepiece": number of pieces to train.
+    """
+
+    kind: Literal["bytes", "sentencepiece"] = "bytes"
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """A corpus made trainable: source, vocabulary, split and cleaning. The definition, never the content.
+
+    Attributes:
+        name: the task's name, a file name too.
+        source: where its text comes from.
+        vocabulary: how it is tokenised.
+        record_tokens: a document is stored in slices of at most this many tokens; slices are what is shuffled.
+        heldout_fraction: share of the split units (documents; top-level modules for the standard library) whose
+            hash puts them in the held-out split.
+        near_duplicates: Jaccard similarity of 5-word shingles (MinHash) above which the later document is
+            dropped; 1 drops exact duplicates only.
+        min_bytes: shorter documents are dropped and counted.
+    """
+
+    name: str
+    source: SourceConfig
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    record_tokens: int = 1024
+    heldout_fraction: float = 0.05
+    near_duplicates: float = 0.8
+    min_bytes: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureComponent:
+    """One task of a mixture and the share of rows drawn from it (rates are normalised to sum 1)."""
+
+    task: TaskConfig
+    rate: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What a segment of training reads.
+
+    Attributes:
+        mixture: tasks with their rates; all share one vocabulary.
+        sequence_length: T, tokens per row.
+        batch_size: B, rows per step.
+        max_epochs: how often a source may be read in full before asking for more is an error.
+    """
+
+    mixture: tuple[MixtureComponent, ...]
+    sequence_length: int
+    batch_size: int
+    max_epochs: float = 1.0
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimiser step reads: B T."""
+        return self.sequence_length * self.batch_size
+
+
+DecayShape = Literal["exponential", "linear", "cosine", "one_minus_sqrt", "square", "mirror_cosine", "megatron"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecayConfig:
+    """The D of WSD: how the learning rate falls from its stable value, over `steps` steps from `start`.
+
+    Attributes:
+        start: first step of the decay.
+        steps: its length.
+        shape: one of the shapes of `scaling.schedules`.
+        final: the fraction of the stable rate that the shape ends at.
+        half_life: for "exponential" alone: steps in which the rate halves (`final` is then not used).
+    """
+
+    start: int
+    steps: int
+    shape: DecayShape = "one_minus_sqrt"
+    final: float = 0.0
+    half_life: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over steps: linear warm-up, constant, and then (if `decay` is given) a decay.
+
+    A trunk has no decay. A cosine run is one whose cosine decay starts where the warm-up ends.
+    """
+
+    peak: float
+    warmup_steps: int
+    decay: DecayConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (or Muon for hidden matrices with AdamW for the rest) with muP learning-rate groups.
+
+    Defaults: MiniCPM's training engine (reference page, 1.2): betas .9/.95, weight decay .1 on matrices, clip 1.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Parent:
+    """The checkpoint that a branch leaves: a run's id and the step (number of updates done)."""
+
+    run: str
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The mathematics of one run. A trunk has no parent; a branch has one, and its steps count on from there.
+
+    Attributes:
+        branch: how the parent's state becomes this run's first state: a name of `scaling.branches`; "" for a
+            run without parent.
+        seed: of parameter initialisation and data order.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    schedule: ScheduleConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    seed: int = 0
+    parent: Parent | None = None
+    branch: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionConfig:
+    """How runs are computed. Changes last digits at most; recorded as the execution fingerprint.
+
+    Attributes:
+        devices: devices that share a batch; 0 takes all there are.
+        microbatches: pieces in which a device works through its share of a batch, gradients summed.
+        steps_per_dispatch: optimiser steps per call into the compiled program.
+        unroll: layers unrolled in the scan over layers; 0 decides by device (all on CPU up to 12, else 1).
+        remat: "none", or "block" to recompute each block's activations in the backward pass.
+    """
+
+    devices: int = 0
+    microbatches: int = 1
+    steps_per_dispatch: int = 16
+    unroll: int = 0
+    remat: Literal["none", "block"] = "none"
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain JSON data."""
+    return dataclasses.asdict(config)
+
+
+def from_json[T](cls: type[T], data: Any) -> T:
+    """A config dataclass from plain JSON data.
+
+    Raises:
+        UserError: unknown or missing key, or a value of the wrong kind; names the place.
+    """
+    try:
+        return _converter.structure(data, cls)
+    except Exception as error:  # cattrs raises an exception group that only it can put in words
+        problems = "; ".join(cattrs.transform_error(error, path=cls.__name__))
+        known = ", ".join(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+        raise UserError(f"config: {problems} (keys of {cls.__name__}: {known})") from error
+
+
+def canonical(data: Any) -> str:
+    """The one JSON text of some data, for hashing: sorted keys, no spaces, no NaN."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
