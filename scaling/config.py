@@ -184,14 +184,15 @@ class ExecutionConfig:
 
     Attributes:
         devices: devices that share a batch; 0 takes all there are.
-        microbatches: pieces in which a device works through its share of a batch, gradients summed.
+        microbatches: pieces in which a device works through its share of a batch, gradients summed; 0 decides
+            by device (on CPU so that activations stay in a core's cache).
         steps_per_dispatch: optimiser steps per call into the compiled program.
         unroll: layers unrolled in the scan over layers; 0 decides by device (all on CPU up to 12, else 1).
         remat: "none", or "block" to recompute each block's activations in the backward pass.
     """
 
     devices: int = 0
-    microbatches: int = 1
+    microbatches: int = 0
     steps_per_dispatch: int = 16
     unroll: int = 0
     remat: Literal["none", "block"] = "none"

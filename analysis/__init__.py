@@ -1,0 +1,1 @@
+"""Drawing and reading: figures, notebooks and reports over points and laws."""

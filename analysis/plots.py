@@ -1,0 +1,252 @@
+"""Drawing that notebooks, figures and reports share: a table or a law in, a matplotlib figure out.
+
+House style: colour-blind safe colours (sizes run along cividis, laws have fixed colours of Okabe and Ito 2008),
+units in every label, and legends beside the axes, never on the data.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from scaling.laws import published
+from scaling.laws.report import Report
+
+OURS, HELDOUT, CHINCHILLA, MINICPM, SHADE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E9E9E9"
+
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.5,
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+
+
+def save(figure: Figure, path_stem: Path | str) -> list[Path]:
+    """Writes a figure as PNG and PDF, each whole or not at all; returns the two paths."""
+    stem = Path(path_stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind in ("png", "pdf"):
+        path = stem.with_name(f"{stem.name}.{kind}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file, matplotlib.rc_context(STYLE):
+                # A PDF without its date is the same file for the same figure.
+                metadata = {"CreationDate": None} if kind == "pdf" else None
+                figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        paths.append(path)
+    return paths
+
+
+def size_colours(sizes: Sequence[float]) -> dict[float, Any]:
+    """A colour per model size, dark to light along cividis."""
+    distinct = sorted(set(sizes))
+    shades = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.88, len(distinct)))
+    return dict(zip(distinct, shades, strict=True))
+
+
+def si(value: float) -> str:
+    """A count with its prefix: 12.5k, 190k, 2.44B."""
+    for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
+    """Loss against tokens: trunks as thin lines, their decay branches as thick ones ending in a dot.
+
+    Args:
+        log: a row per logged step: run, kind ("trunk" or a branch's), parent (run id or ""), N, tokens, loss.
+        unit: of the loss.
+    """
+    colours = size_colours(log["N"].tolist())
+    figure, axes = _figure(7.6, 4.6)
+    for _, steps in log.groupby("run", sort=False):
+        steps = steps.sort_values("tokens")
+        colour, trunk = colours[steps["N"].iloc[0]], steps["kind"].iloc[0] == "trunk"
+        axes.plot(
+            steps["tokens"], steps["loss"], color=colour, lw=0.9 if trunk else 1.8, alpha=0.55 if trunk else 1.0
+        )
+        if not trunk:
+            axes.plot(steps["tokens"].iloc[-1], steps["loss"].iloc[-1], "o", ms=4.5, color=colour)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    # The first steps fall from log(vocabulary) and would squeeze the part that matters.
+    settled = log[log["tokens"] > 0.02 * log.groupby("run")["tokens"].transform("max")]["loss"]
+    axes.set_ylim(settled.min() / 1.03, settled.quantile(0.995) * 1.03)
+    _decimal_ticks(axes)
+    axes.set_xlabel("tokens trained on, D")
+    axes.set_ylabel(f"training loss ({unit})")
+    axes.set_title("Trunks at constant learning rate, and the decays that branch off")
+    handles = [Line2D([], [], color=colour, label=f"N = {si(size)}") for size, colour in colours.items()]
+    handles += [
+        Line2D([], [], color="#666666", lw=0.9, alpha=0.7, label="trunk"),
+        Line2D([], [], color="#666666", lw=1.8, marker="o", ms=4.5, label="decay branch"),
+    ]
+    _legend_beside(axes, handles)
+    return figure
+
+
+def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
+    """Loss against tokens: points by size, the law through each size with its interval band.
+
+    The size held out of the check is drawn as open diamonds with the prediction made without it, dashed.
+    """
+    fit, held = report.fit, report.holdout
+    n, d = fit.table.columns["n"], fit.table.columns["d"]
+    heldout = np.zeros(len(n), bool) if held is None else np.isin(n, held.heldout.columns["n"])
+    groups = _size_groups(n)
+    colours = size_colours([float(size) for size in groups])
+    figure, axes = _figure(7.6, 4.8)
+    for size, rows in groups.items():
+        colour = colours[size]
+        grid = {"n": np.full(80, size), "d": np.geomspace(0.8 * d[rows].min(), 1.25 * d[rows].max(), 80)}
+        low, high = report.bootstrap.interval(report.bootstrap.predict(grid))
+        axes.fill_between(grid["d"], low, high, color=colour, alpha=0.18, lw=0)
+        axes.plot(grid["d"], fit.predict(grid), color=colour, lw=1.2)
+        seen, unseen = rows & ~heldout, rows & heldout
+        axes.plot(d[seen], fit.table.loss[seen], "o", ms=4, color=colour)
+        axes.plot(d[unseen], fit.table.loss[unseen], "D", ms=5.5, mfc="white", mec=HELDOUT, mew=1.5)
+        if held is not None and unseen.any():
+            axes.plot(grid["d"], held.fit.predict(grid), "--", color=HELDOUT, lw=1.5)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _decimal_ticks(axes)
+    axes.set_xlabel("training tokens, D")
+    axes.set_ylabel(f"loss ({unit})")
+    axes.set_title(_law_in_words(fit.params))
+    handles = [
+        Line2D([], [], color=colours[size], marker="o", ms=4, label=f"N = {_group_label(n[rows])}")
+        for size, rows in groups.items()
+    ]
+    handles.append(Line2D([], [], color="#888888", lw=7, alpha=0.3, label=report.bootstrap.label))
+    if held is not None:
+        what = f"held out ({held.by.replace('_', ' ')})"
+        handles.append(
+            Line2D([], [], color=HELDOUT, marker="D", ms=5.5, mfc="white", mew=1.5, ls="", label=what)
+        )
+        handles.append(
+            Line2D([], [], color=HELDOUT, ls="--", label=f"predicted without it\n(mean error {held.mean_error:.2%})")
+        )
+    _legend_beside(axes, handles)
+    return figure
+
+
+def optimal_ratio(report: Report) -> Figure:
+    """Compute-optimal bytes per parameter against compute, beside Chinchilla's and MiniCPM's.
+
+    Bytes on the axis, because tokens of different vocabularies do not compare; the range of budgets that was
+    fitted is shaded, and every law is dotted outside its own.
+    """
+    fit, replicated = report.fit, report.bootstrap
+    flops = fit.table.columns["flops"]
+    low, high = float(flops.min()), float(flops.max())
+    budgets = [row.flops for row in report.allocations]
+    span = np.geomspace(min(low, *budgets) / 3, max(high, *budgets) * 3, 300)
+    best = fit.form.optimum(fit.params, span)
+    spread = fit.form.optimum({name: values[:, None] for name, values in replicated.params.items()}, span)
+    scale = report.bytes_per_token
+    band = replicated.interval(scale * spread["d"] / spread["n"])
+    figure, axes = _figure(7.6, 4.6)
+    axes.axvspan(low, high, color=SHADE, lw=0, zorder=0)
+    axes.fill_between(span, band.low, band.high, color=OURS, alpha=0.2, lw=0)
+    _line_with_range(axes, span, scale * best["d"] / best["n"], (low, high), OURS)
+    handles = [
+        Line2D([], [], color=OURS, label="this law"),
+        Line2D([], [], color=OURS, lw=7, alpha=0.25, label=replicated.label),
+    ]
+    for law, colour in zip(published.HEADLINE, (CHINCHILLA, MINICPM), strict=True):
+        ratio = law.bytes_per_token * law.tokens_per_parameter(span)
+        _line_with_range(axes, span, ratio, law.flops_range, colour)
+        handles.append(
+            Line2D([], [], color=colour, label=f"{law.name},\n{law.bytes_per_token:.2f} bytes per token")
+        )
+    handles.append(Line2D([], [], color="#666666", ls=":", label="outside a law's own runs"))
+    handles.append(Line2D([], [], color=SHADE, lw=9, label="budgets fitted here"))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(span[0], span[-1])
+    axes.set_xlabel("training compute, C = 6 N D (FLOPs)")
+    axes.set_ylabel("optimal D/N (bytes of text per parameter)")
+    axes.set_title("How much text a parameter deserves")
+    tokens = axes.secondary_yaxis("right", functions=(lambda y: y / scale, lambda y: y * scale))
+    tokens.set_ylabel(f"the same in our tokens ({scale:.3g} bytes each)")
+    _legend_beside(axes, handles, offset=1.16)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height))  # no pyplot: nothing global, nothing to close
+        return figure, figure.add_subplot()
+
+
+def _legend_beside(axes: Axes, handles: list[Line2D], offset: float = 1.02) -> None:
+    with matplotlib.rc_context(STYLE):
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(offset, 1.0), borderaxespad=0)
+
+
+def _decimal_ticks(axes: Axes) -> None:
+    """Plain numbers on a log axis that spans less than two decades."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _line_with_range(axes: Axes, x: np.ndarray, y: np.ndarray, fitted: tuple[float, float], colour: str) -> None:
+    """A line, solid inside the range that was fitted and dotted outside."""
+    inside = (x >= fitted[0]) & (x <= fitted[1])
+    axes.plot(x, y, ":", color=colour)
+    axes.plot(np.where(inside, x, np.nan), np.where(inside, y, np.nan), "-", color=colour, lw=2)
+
+
+def _size_groups(n: np.ndarray, most: int = 10) -> dict[float, np.ndarray]:
+    """Rows by model size; more sizes than can be told apart are binned evenly in log N."""
+    sizes = np.unique(n)
+    if len(sizes) <= most:
+        return {float(size): n == size for size in sizes}
+    edges = np.geomspace(sizes[0], sizes[-1], most + 1)
+    bins = np.clip(np.searchsorted(edges, n, side="right") - 1, 0, most - 1)
+    return {float(np.exp(np.log(n[bins == b]).mean())): bins == b for b in np.unique(bins)}
+
+
+def _group_label(n: np.ndarray) -> str:
+    return si(n[0]) if n.max() < 1.01 * n.min() else f"{si(n.min())} to {si(n.max())}"
+
+
+def _law_in_words(params: Any) -> str:
+    return (
+        f"$L = {params['E']:.3g} + {_latex(params['A'])} / N^{{{params['alpha']:.3f}}}"
+        f" + {_latex(params['B'])} / D^{{{params['beta']:.3f}}}$"
+    )
+
+
+def _latex(value: float) -> str:
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return mantissa if not exponent else rf"{mantissa} \times 10^{{{int(exponent)}}}"

@@ -1,0 +1,87 @@
+"""`windtunnel plan`: the DAG of a study with its cost, before anything runs."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.commands.common import duration, executor, quantity
+from scaling.accounting import parameter_counts
+from scaling.execute import Executor
+from scaling.records import status
+from scaling.study import Planned
+
+
+def show(name: str, runs_dir: Path, data_dir: Path, calibrate: bool) -> None:
+    """Prints the plan of a study."""
+    console = Console()
+    made = executor(name, runs_dir, data_dir)
+    made.write_plan()
+    seconds = step_seconds(made, console) if calibrate else None
+    print_plan(made, seconds, console)
+
+
+def step_seconds(made: Executor, console: Console) -> dict[str, float]:
+    """Seconds of a step for every run of the plan, by label, measured once a size."""
+    from scaling.calibrate import seconds_per_step
+
+    measured: dict[object, float] = {}
+    found = {}
+    with console.status("timing a few steps of every size"):
+        for entry in made.entries:
+            key = (entry.config.model, entry.config.data.sequence_length, entry.config.data.batch_size)
+            if key not in measured:
+                measured[key] = seconds_per_step(entry.config, made.runner.execution)
+            found[entry.label] = measured[key]
+    return found
+
+
+def print_plan(made: Executor, seconds: dict[str, float] | None, console: Console) -> None:
+    """The table of runs, and the totals with what cosine would cost."""
+    study = made.study
+    states = status(made.store, study.name).set_index("label")
+    console.print(f"[bold]{study.name}[/]: {study.question}")
+    table = Table("run", "from", "N", "D total", "D/N", "steps", "rows", "FLOPs (6ND)", "time", "state")
+    for entry in made.entries:
+        row = entry.entry()
+        N = parameter_counts(entry.config.model).non_embedding
+        steps = entry.stop - entry.start
+        time = duration(steps * seconds[entry.label]) if seconds else "?"
+        indent = "  └ " if entry.config.parent else ""
+        table.add_row(
+            indent + entry.label.removeprefix(f"{entry.trunk_label}/"),
+            f"step {entry.start}" if entry.config.parent else "",
+            quantity(N),
+            quantity(row["D_total"]),
+            f"{row['D_total'] / N:.0f}",
+            str(steps),
+            str(entry.config.data.batch_size),
+            f"{row['flops']['6ND'] * (entry.stop - entry.start) / entry.stop:.2e}" if entry.stop else "",
+            time,
+            states.loc[entry.label, "state"],
+        )
+    console.print(table)
+    trained = sum(entry.tokens(entry.start, entry.stop) for entry in made.entries)
+    spent, cosine = flops_with_and_without_branching(made.entries)
+    console.print(
+        f"{len(made.entries)} runs, {quantity(trained)} tokens, {spent:.3g} FLOPs (6ND). Retraining each of the "
+        f"{sum(e.is_point for e in made.entries)} points with its own cosine would take {cosine:.3g} FLOPs: "
+        f"{cosine / spent:.2f} times as many."
+    )
+    if seconds:
+        left = sum(
+            max(0, entry.stop - max(entry.start, int(states.loc[entry.label, "done"]))) * seconds[entry.label]
+            for entry in made.entries
+        )
+        console.print(f"Time left on this machine: about {duration(left)}, evaluations and start-up not counted.")
+
+
+def flops_with_and_without_branching(entries: list[Planned]) -> tuple[float, float]:
+    """6ND FLOPs of the plan, and of training every point from scratch to the same length."""
+    spent = cosine = 0.0
+    for entry in entries:
+        N = parameter_counts(entry.config.model).non_embedding
+        spent += 6.0 * N * entry.tokens(entry.start, entry.stop)
+        if entry.is_point:
+            cosine += 6.0 * N * entry.entry()["D_total"]
+    return spent, cosine

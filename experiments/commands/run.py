@@ -1,0 +1,99 @@
+"""`windtunnel run`: trains what is missing of a study with progress, stops cleanly, and reports."""
+
+import signal
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.commands.common import duration, executor, quantity
+from experiments.commands.plan import print_plan, step_seconds
+from scaling.records import status
+from scaling.train import InterruptedRunError, LogRow
+
+
+class _StopFlag:
+    """Set by SIGINT and SIGTERM; training then saves and ends. A second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.requested = True
+
+    def __call__(self) -> bool:
+        return self.requested
+
+
+class _Bar:
+    """The progress of a study in estimated seconds of work, so that the time left is right for every size."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+        )
+        self.task = self.progress.add_task("starting", total=1.0, detail="")
+        self.seconds: dict[str, float] = {}
+        self.label = ""
+
+    def announce(self, label: str) -> None:
+        self.label = label
+        self.progress.update(self.task, description=label, detail="")
+
+    def rows(self, rows: list[LogRow]) -> None:
+        if not rows:
+            return
+        last = rows[-1]
+        tokens = (rows[-1].tokens - rows[0].tokens) / max(1, len(rows) - 1)
+        detail = f"step {last.step} loss {last.loss:.3f} {quantity(tokens / last.seconds)} tok/s"
+        self.progress.update(self.task, advance=len(rows) * self.seconds.get(self.label, 0.0), detail=detail)
+
+
+def execute(name: str, runs_dir: Path, data_dir: Path, report: bool) -> None:
+    """Runs a study to its end, or as far as it is let."""
+    console = Console()
+    warnings.showwarning = lambda message, *_: console.print(f"[yellow]warning:[/] {message}")
+    stop, bar = _StopFlag(), _Bar(console)
+    made = executor(name, runs_dir, data_dir, bar.rows, bar.announce, stop)
+    made.write_plan()
+    states = status(made.store, made.study.name).set_index("label")
+    if made.is_finished():
+        console.print(f"{made.study.name}: nothing to train, all {len(states)} runs are complete")
+    else:
+        bar.seconds = step_seconds(made, console)
+        print_plan(made, bar.seconds, console)
+        left = sum(
+            max(0, entry.stop - max(entry.start, int(states.loc[entry.label, "done"]))) * bar.seconds[entry.label]
+            for entry in made.entries
+        )
+        bar.progress.update(bar.task, total=left)
+        try:
+            with bar.progress:
+                made.run()
+        except InterruptedRunError as stopped:
+            console.print(f"stopped and saved at step {stopped.step} of {bar.label}: the same command goes on from there")
+            sys.exit(130)
+        for entry in made.entries:
+            result = made.store.result(entry.run)
+            if result is not None and result.state == "failed":
+                console.print(f"[red]{entry.label} failed:[/] {result.reason}")
+        console.print(f"trained in {duration(bar.progress.tasks[0].elapsed or 0.0)}")
+    if report:
+        from analysis.report import report_study
+
+        report_study(made.store, made.study.name, made.study.law, console)

@@ -1,0 +1,29 @@
+"""`windtunnel status`: the state of every run of a study, from what lies on disk."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from scaling.errors import UserError
+from scaling.records import RunStore, status
+
+_COLOURS = {"complete": "green", "partial": "yellow", "missing": "dim", "failed": "red"}
+
+
+def show(study: str, runs_dir: Path) -> None:
+    """Prints a row for every run of the study's plan."""
+    name = Path(study).stem
+    try:
+        rows = status(RunStore(runs_dir), name)
+    except FileNotFoundError as error:
+        raise UserError(f"{error}: `windtunnel plan {study}` makes one, or give another --runs-dir") from error
+    table = Table("run", "kind", "id", "steps", "of", "state")
+    for _, row in rows.iterrows():
+        colour = _COLOURS[row["state"]]
+        state = f"[{colour}]{row['state']}[/]" + (f": {row['reason']}" if row["state"] == "failed" else "")
+        table.add_row(row["label"], row["kind"], row["run"], str(row["done"]), str(row["stop"]), state)
+    console = Console()
+    console.print(table)
+    counts = rows["state"].value_counts()
+    console.print(", ".join(f"{counts[state]} {state}" for state in _COLOURS if state in counts))

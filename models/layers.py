@@ -1,0 +1,55 @@
+"""The pieces of a decoder block that mix features only: RMSNorm and SwiGLU, and how matrices are initialised.
+
+Axis letters: models/README.md.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.config import ModelConfig
+
+
+def hidden_matrix(config: ModelConfig, key: jax.Array, inputs: int, outputs: int) -> nnx.Param:
+    """A hidden matrix [inputs, outputs] under muP: normal with standard deviation init_std / sqrt(m).
+
+    m is `config.width_multiplier`; the reading of MiniCPM's table 7 is explained in `models.transformer`.
+    """
+    std = config.init_std / math.sqrt(config.width_multiplier)
+    return nnx.Param(std * jax.random.normal(key, (inputs, outputs), jnp.float32))
+
+
+def project(x_BTI: jax.Array, weight_IO: nnx.Param) -> jax.Array:
+    """x W with W cast to the activations' type: [..., I] -> [..., O]."""
+    return x_BTI @ weight_IO[...].astype(x_BTI.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) times a learned gain that starts at one; computed in float32 (Zhang and Sennrich 2019, eq. 4)."""
+
+    def __init__(self, config: ModelConfig):
+        self.scale = nnx.Param(jnp.ones(config.d_model, jnp.float32))
+        self.eps = config.rms_norm_eps
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """Normalises the last axis and returns the input's type."""
+        y_BTD = x_BTD.astype(jnp.float32)
+        rms_BT1 = jax.lax.rsqrt(jnp.mean(jnp.square(y_BTD), axis=-1, keepdims=True) + self.eps)
+        return (y_BTD * rms_BT1 * self.scale[...]).astype(x_BTD.dtype)
+
+
+class SwiGLU(nnx.Module):
+    """The gated feed-forward layer, (silu(x W_gate) * x W_up) W_down (Shazeer 2020, eq. 6)."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array):
+        gate_key, up_key, down_key = jax.random.split(key, 3)
+        self.gate = hidden_matrix(config, gate_key, config.d_model, config.d_ff)
+        self.up = hidden_matrix(config, up_key, config.d_model, config.d_ff)
+        self.down = hidden_matrix(config, down_key, config.d_ff, config.d_model)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
+        h_BTF = jax.nn.silu(project(x_BTD, self.gate)) * project(x_BTD, self.up)
+        return project(h_BTF, self.down)

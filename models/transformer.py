@@ -1,0 +1,142 @@
+"""The MiniCPM decoder under muP, as a Flax NNX module, and the two functions through which all else uses it.
+
+`init` gives parameters as a nested dict of arrays, `apply` turns parameters and tokens into logits. NNX is the
+definition of the tree and nothing more: `init` and `apply` are plain functions for jax.jit, grad and vmap.
+
+muP, and which reading of it (MiniCPM, arXiv 2404.06395, appendix A.1, table 7; m = d_model / mup_base_width):
+
+=====================  ==========================================  =====================
+tensor                 initial standard deviation                  learning rate
+=====================  ==========================================  =====================
+hidden matrices        init_std / sqrt(m)                          base / m
+embedding and head     init_std                                    base
+RMSNorm gains          (ones)                                      base
+=====================  ==========================================  =====================
+
+and, in the forward pass, embedding output * scale_emb, output of every attention and MLP block
+* scale_depth / sqrt(L), final norm's output / m right before the head. This is how OpenBMB's training engine
+implements the table. The table read literally would also scale the embedding's and the head's initialisation
+and rate (they are 2-D tensors), but their fan-in does not grow with width in the sense that muP's rule is about, and
+would start "other parameters" at 0.1, where every released checkpoint is consistent with gains that start at one.
+
+Axis letters: models/README.md.
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.attention import Attention, Implementation, rope_tables, visible
+from models.config import ModelConfig
+from models.layers import RMSNorm, SwiGLU
+
+Params = dict[str, Any]
+
+
+class Block(nnx.Module):
+    """One layer: pre-norm attention and pre-norm SwiGLU, each added to the residual stream times a constant."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array):
+        attention_key, mlp_key = jax.random.split(key)
+        self.attention_norm = RMSNorm(config)
+        self.attention = Attention(config, attention_key)
+        self.mlp_norm = RMSNorm(config)
+        self.mlp = SwiGLU(config, mlp_key)
+        self.residual_scale = config.scale_depth / config.num_layers**0.5
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        rope: tuple[jax.Array, jax.Array],
+        mask_BTT: jax.Array,
+        attention: Implementation,
+    ) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, mask_BTT, attention)
+        x_BTD += self.residual_scale * mixed_BTD
+        x_BTD += self.residual_scale * self.mlp(self.mlp_norm(x_BTD))
+        return x_BTD
+
+
+class Decoder(nnx.Module):
+    """Embedding, L blocks stacked on a leading axis, final norm, head."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array):
+        embedding_key, head_key, blocks_key = jax.random.split(key, 3)
+        table = (config.vocab_size, config.d_model)
+        self.config = config
+        self.embedding = nnx.Param(config.init_std * jax.random.normal(embedding_key, table, jnp.float32))
+        self.blocks = nnx.vmap(functools.partial(Block, config))(
+            jax.random.split(blocks_key, config.num_layers)
+        )
+        self.final_norm = RMSNorm(config)
+        if not config.tied_embeddings:
+            # [V, D] like the embedding, so that untying a trained model is a copy.
+            self.head = nnx.Param(config.init_std * jax.random.normal(head_key, table, jnp.float32))
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segments_BT: jax.Array | None,
+        unroll: int,
+        remat: Literal["none", "block"],
+        attention: Implementation,
+    ) -> jax.Array:
+        """Tokens [B, T] -> logits [B, T, V] in float32."""
+        config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        T = tokens_BT.shape[1]
+        rope, mask_BTT = rope_tables(config, T), visible(T, segments_BT)
+        block_definition, blocks = nnx.split(self.blocks)
+
+        def layer(x_BTD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(block_definition, weights)(x_BTD, rope, mask_BTT, attention), None
+
+        x_BTD = config.scale_emb * self.embedding[...][tokens_BT].astype(dtype)
+        x_BTD, _ = jax.lax.scan(jax.checkpoint(layer) if remat == "block" else layer, x_BTD, blocks, unroll=unroll)
+        x_BTD = self.final_norm(x_BTD) / config.width_multiplier
+        head_VD = (self.embedding if config.tied_embeddings else self.head)[...].astype(dtype)
+        return jnp.einsum("btd,vd->btv", x_BTD, head_VD, preferred_element_type=jnp.float32)
+
+
+@functools.lru_cache
+def _definition(config: ModelConfig) -> nnx.GraphDef[Decoder]:
+    """The decoder's static part, from abstract shapes."""
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, jax.random.key(0))))[0]
+
+
+def init(config: ModelConfig, seed: int | jax.Array) -> Params:
+    """Fresh parameters: a nested dict of float32 arrays, those of the blocks stacked on a leading axis L.
+
+    Standard deviations: the table of this module's docstring.
+    """
+    params: Params = nnx.to_pure_dict(nnx.split(Decoder(config, jax.random.key(seed)))[1])
+    return params
+
+
+def apply(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: jax.Array,
+    segments_BT: jax.Array | None = None,
+    *,
+    unroll: int = 1,
+    remat: Literal["none", "block"] = "none",
+    attention: Implementation = "batched_matmul",
+) -> jax.Array:
+    """Logits of the next token at every position, [B, T, V] float32.
+
+    Args:
+        config: the model.
+        params: as `init` gives them.
+        tokens_BT: int32 tokens.
+        segments_BT: int32 document numbers; a position sees earlier positions of its own document only. None:
+            the whole row is one document. Rotary positions run along the row, being relative.
+        unroll: layers unrolled in the scan over layers (changes last digits at most).
+        remat: "block" recomputes each block's activations in the backward pass.
+        attention: "batched_matmul" (fast on a CPU) or "dot_product_attention" (jax.nn's, for accelerators).
+    """
+    decoder = nnx.merge(_definition(config), params)
+    return decoder(tokens_BT, segments_BT, unroll, remat, attention)

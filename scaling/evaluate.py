@@ -1,0 +1,63 @@
+"""Loss on fixed held-out text, per token and per byte, per domain."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from scaling.data.heldout import heldout_rows
+from scaling.data.shards import Shards
+from scaling.mesh import Execution, rows_sharding
+from scaling.train import LossFn, Params
+
+_ROWS_AT_ONCE = 64
+
+
+def evaluate(
+    params: Params, shards: Shards, tokens: int, sequence_length: int, loss_fn: LossFn, execution: Execution
+) -> dict[str, Any]:
+    """Mean loss of a model on a held-out split.
+
+    Args:
+        params: the model's parameters, replicated.
+        shards: the split.
+        tokens: how much of it at most; always the same part.
+        sequence_length: T of the rows.
+        loss_fn: (params, rows) -> (sum of nats, counted targets).
+        execution: how the parameters lie on devices.
+
+    Returns:
+        nats_per_token; nats_per_byte and bits_per_byte (bytes of UTF-8 that the counted targets stand for);
+        tokens and bytes counted; standard_error of nats_per_token over rows, None for a single row.
+    """
+    held = heldout_rows(shards, tokens, sequence_length)
+    rows, segments, target_bytes = held.tokens, held.segments, held.target_bytes.sum()
+    mesh = execution.mesh
+    at_once = _ROWS_AT_ONCE * execution.devices
+
+    @jax.jit
+    def by_row(params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return jax.vmap(lambda row: loss_fn(params, jax.tree.map(lambda x: x[None], row)))(batch)
+
+    nats, counts = [], []
+    for start in range(0, len(rows), at_once):
+        part = {"tokens": rows[start : start + at_once], "segments": segments[start : start + at_once]}
+        missing = at_once - len(part["tokens"])  # the last batch is padded, so that there is one program
+        padded = {name: np.pad(x, ((0, missing), (0, 0)), mode="edge") for name, x in part.items()}
+        found = jax.device_get(by_row(params, jax.device_put(padded, rows_sharding(mesh, axis=0))))
+        nats.append(np.asarray(found[0], np.float64)[: at_once - missing])
+        counts.append(np.asarray(found[1], np.float64)[: at_once - missing])
+    nats_R, counts_R = np.concatenate(nats), np.concatenate(counts)
+    total, count = nats_R.sum(), counts_R.sum()
+    mean = total / count
+    spread = nats_R - mean * counts_R
+    error = math.sqrt(len(nats_R) / (len(nats_R) - 1) * (spread**2).sum()) / count if len(nats_R) > 1 else None
+    return {
+        "nats_per_token": total / count,
+        "nats_per_byte": total / target_bytes,
+        "bits_per_byte": total / target_bytes / math.log(2),
+        "standard_error": error,
+        "tokens": int(count),
+        "bytes": int(target_bytes),
+    }

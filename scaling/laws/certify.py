@@ -1,0 +1,176 @@
+"""The certificate of a fit: evidence that the optimum was reached, and in words what the data leave open."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from scaling.laws.forms import Form
+
+SAME_OPTIMUM = 1e-8  # relative objective within which two starts have reached the same optimum
+OTHER_BASIN = 1e-5  # relative objective beyond which a stationary point is another basin
+UNIDENTIFIED = 1e12  # condition of the equilibrated J^T J from which a direction is beyond double precision
+WEAK = 0.5  # standard error relative to the value from which a parameter is called weakly determined
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """Evidence on an optimum, in fitting coordinates (`Form.coordinates`).
+
+    Attributes:
+        gradient_norm: largest absolute component of the objective's gradient, box constraints left out.
+        hessian_eigenvalues: of the objective's Hessian scaled to unit diagonal, ascending.
+        hessian_condition: largest over smallest of them; infinite where not positive definite.
+        design_condition: the same of J^T J, J the Jacobian of log predictions: what the points can tell at all,
+            whatever the loss function.
+        starts: starts tried.
+        share_at_optimum: of starts, that ended within 1e-8 (relative) of the best objective.
+        at_bounds: parameters held by their box.
+        second_basin: (objective, share of starts) of the next best stationary point, or None.
+        standard_errors: rough ones by parameter (for a coefficient: of its log), from J^T J and the residuals'
+            mean square. The bootstrap's intervals are the ones to quote.
+        findings: what a person should know, in sentences; empty when all is well.
+    """
+
+    gradient_norm: float
+    hessian_eigenvalues: tuple[float, ...]
+    hessian_condition: float
+    design_condition: float
+    starts: int
+    share_at_optimum: float
+    at_bounds: tuple[str, ...]
+    second_basin: tuple[float, float] | None
+    standard_errors: Mapping[str, float]
+    findings: tuple[str, ...]
+
+    @property
+    def identified(self) -> bool:
+        """Whether every parameter is determined by the data: no free direction, none at a bound."""
+        return self.design_condition < UNIDENTIFIED and not self.at_bounds
+
+
+def certify(
+    form: Form,
+    centre: Mapping[str, float],
+    theta_SP: np.ndarray,
+    value_S: np.ndarray,
+    evidence: Mapping[str, np.ndarray],
+    box: tuple[np.ndarray, np.ndarray],
+) -> Certificate:
+    """Builds the certificate from all starts' ends and the derivatives at the best of them.
+
+    Args:
+        form: the form.
+        centre: the table's centre.
+        theta_SP: where each start ended, (S, P).
+        value_S: its objective, (S,).
+        evidence: residuals (N,), jacobian (N, P), gradient (P,), hessian (P, P) at the best.
+        box: bounds of the coordinates.
+    """
+    best = int(np.nanargmin(value_S))
+    theta_P, low_P, high_P = theta_SP[best], *box
+    gradient_P = evidence["gradient"]
+    held_P = (theta_P <= low_P + 1e-9) | (theta_P >= high_P - 1e-9)
+    free_P = ~held_P
+    eigenvalues_P, _ = _equilibrated(evidence["hessian"][np.ix_(free_P, free_P)])
+    jacobian_NP = evidence["jacobian"]
+    design_P, directions_PP = _equilibrated(jacobian_NP.T @ jacobian_NP)
+    names = np.array(form.params)
+    relative_S = value_S / value_S[best] - 1
+    share = float(np.mean(relative_S < SAME_OPTIMUM))
+    second = _second_basin(relative_S, value_S)
+    design_condition = _condition(design_P)
+    weakest = names[np.abs(directions_PP[:, 0]) > 0.3]
+    errors = _standard_errors(form, centre, theta_P, jacobian_NP, evidence["residuals"])
+    at_bounds = tuple(str(name) for name in names[held_P])
+    return Certificate(
+        gradient_norm=float(np.max(np.abs(gradient_P[free_P]), initial=0.0)),
+        hessian_eigenvalues=tuple(float(v) for v in eigenvalues_P),
+        hessian_condition=_condition(eigenvalues_P),
+        design_condition=design_condition,
+        starts=len(value_S),
+        share_at_optimum=share,
+        at_bounds=at_bounds,
+        second_basin=second,
+        standard_errors=errors,
+        findings=tuple(_findings(form, theta_P, at_bounds, design_condition, weakest, errors, share)),
+    )
+
+
+def _equilibrated(matrix_PP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (ascending) and eigenvectors of a symmetric matrix scaled to unit diagonal."""
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(matrix_PP)), 1e-300))
+    values, vectors = np.linalg.eigh(matrix_PP * scale[:, None] * scale[None, :])
+    return values, vectors
+
+
+def _condition(eigenvalues_P: np.ndarray) -> float:
+    smallest, largest = eigenvalues_P[0], eigenvalues_P[-1]
+    return float(largest / smallest) if smallest > 0 else float("inf")
+
+
+def _second_basin(relative_S: np.ndarray, value_S: np.ndarray) -> tuple[float, float] | None:
+    """The best objective outside the optimum's basin where at least two starts agree (one alone is a start
+    that got stuck, not a basin)."""
+    others = np.sort(value_S[relative_S > OTHER_BASIN])
+    for value in others:
+        agreeing = np.abs(others / value - 1) < SAME_OPTIMUM
+        if agreeing.sum() >= 2:
+            return float(value), float(agreeing.sum() / len(value_S))
+    return None
+
+
+def _standard_errors(
+    form: Form,
+    centre: Mapping[str, float],
+    theta_P: np.ndarray,
+    jacobian_NP: np.ndarray,
+    residuals_N: np.ndarray,
+) -> dict[str, float]:
+    """s^2 (J^T J)^-1 carried from fitting coordinates to log coefficients and shapes."""
+    freedom = max(len(residuals_N) - len(theta_P), 1)
+    covariance = np.linalg.pinv(jacobian_NP.T @ jacobian_NP, hermitian=True) * (residuals_N @ residuals_N) / freedom
+
+    def readable(theta: np.ndarray) -> np.ndarray:
+        params = form.physical(theta, centre)
+        logs = [np.log(params[name]) for name in form.coefficients]
+        return np.array(logs + [params[shape.name] for shape in form.shapes])
+
+    step = 1e-6 * np.eye(len(theta_P))
+    change_PP = np.stack([(readable(theta_P + s) - readable(theta_P - s)) / 2e-6 for s in step], -1)
+    errors = np.sqrt(np.diag(change_PP @ covariance @ change_PP.T))
+    return dict(zip(form.params, errors.tolist(), strict=True))
+
+
+def _findings(
+    form: Form,
+    theta_P: np.ndarray,
+    at_bounds: tuple[str, ...],
+    design_condition: float,
+    weakest: np.ndarray,
+    errors: Mapping[str, float],
+    share: float,
+) -> list[str]:
+    found = []
+    for name in at_bounds:
+        if name in form.coefficients:
+            found.append(f"{name} ran to the edge of its range: the data show no sign of its term")
+        else:
+            value = theta_P[form.params.index(name)]
+            found.append(f"{name} ran to the edge of its range ({value:.3g}): the data do not determine it")
+    if design_condition >= UNIDENTIFIED:
+        found.append(
+            f"the data cannot tell {', '.join(weakest)} apart: some combination of them leaves every prediction "
+            "unchanged"
+        )
+    else:
+        for name in form.params:
+            if name in form.coefficients:
+                if name == "E" and errors[name] > WEAK:
+                    found.append(f"E is weakly determined (a factor of {np.exp(errors[name]):.2g} either way)")
+            elif errors[name] > WEAK * abs(theta_P[form.params.index(name)]):
+                value = theta_P[form.params.index(name)]
+                found.append(f"{name} is weakly determined ({value:.2g} +- {errors[name]:.2g})")
+    if share < 0.1:
+        found.append(f"only {share:.0%} of the starts reached the optimum: fit again with more starts")
+    return found

@@ -1,0 +1,82 @@
+"""The held-out check: fit without the largest runs, predict them, and say how far off that was."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws import fit as fitting
+from scaling.laws import table, uncertainty
+from scaling.laws.forms import Form
+
+By = Literal["largest_n", "largest_d", "largest_c"]
+_COLUMN = {"largest_n": "n", "largest_d": "d", "largest_c": "flops"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Holdout:
+    """A prediction of points that the fit did not see.
+
+    Attributes:
+        by: what was left out.
+        fit: the law fitted to the rest.
+        heldout: the points left out.
+        predicted: (points,) losses of the law.
+        interval: (points,) prediction intervals for a new run there.
+        relative_error: (points,) predicted / loss - 1.
+        covered: (points,) whether the loss lies in the interval.
+        level: nominal coverage of the interval.
+    """
+
+    by: By
+    fit: fitting.Fit
+    heldout: table.Table
+    predicted: np.ndarray
+    interval: uncertainty.Interval
+    relative_error: np.ndarray
+    covered: np.ndarray
+    level: float
+
+    @property
+    def mean_error(self) -> float:
+        """Mean absolute relative error."""
+        return float(np.mean(np.abs(self.relative_error)))
+
+
+def holdout(
+    form: Form,
+    points: table.Table,
+    by: By = "largest_n",
+    *,
+    delta: float = 1e-3,
+    level: float = 0.9,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Holdout:
+    """Leaves out all points at the largest N, D or C (to 1%), fits the rest and predicts them.
+
+    Raises:
+        UserError: what is left cannot be fitted.
+    """
+    values = points.columns[_COLUMN[by]]
+    out = values >= values.max() / 1.01
+    rest = points.select(~out)
+    try:
+        fit = fitting.fit(form, rest, delta=delta, seed=seed)
+    except UserError as error:
+        raise UserError(f"holding out {by}: of what is left, {error}") from error
+    replicated = uncertainty.bootstrap(fit, replicates=replicates, level=level, seed=seed)
+    heldout = points.select(out)
+    predicted = fit.predict(heldout.columns)
+    interval = replicated.prediction_interval(heldout.columns, seed=seed)
+    return Holdout(
+        by=by,
+        fit=fit,
+        heldout=heldout,
+        predicted=predicted,
+        interval=interval,
+        relative_error=predicted / heldout.loss - 1,
+        covered=(interval.low <= heldout.loss) & (heldout.loss <= interval.high),
+        level=level,
+    )

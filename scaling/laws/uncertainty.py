@@ -1,0 +1,199 @@
+"""Intervals by cluster bootstrap: points of one trunk share a seed, so their errors are drawn together."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from scaling.laws import fit as fitting
+from scaling.laws.forms import Columns
+
+MANY_CLUSTERS = 30  # from here on clusters may be resampled: a replicate without a size becomes improbable
+INDICATIVE_BELOW = 8  # clusters; with fewer, no bootstrap's coverage can be trusted
+
+# Webb's six-point distribution: mean 0, variance 1, symmetric; two-point weights have only 2^G distinct draws
+# when there are G clusters. Webb 2014, "Reworking wild bootstrap based inference for clustered errors".
+WEBB = np.sqrt([1.5, 1.0, 0.5, 0.5, 1.0, 1.5]) * np.array([-1, -1, -1, 1, 1, 1])
+
+Method = Literal["auto", "wild", "resample"]
+
+
+class Interval(NamedTuple):
+    """Lower and upper end, floats or arrays."""
+
+    low: Any
+    high: Any
+
+
+class Audit(NamedTuple):
+    """Replicates that were fitted again from many starts.
+
+    Attributes:
+        replicates: how many.
+        missed: of them, where a start found a lower objective (by more than 1e-8 relative) than the warm start.
+    """
+
+    replicates: int
+    missed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """Replicates of a fit.
+
+    Attributes:
+        fit: the fit that was repeated.
+        method: "wild" or "resample".
+        level: nominal coverage of intervals.
+        clusters: G.
+        theta_RP: fitting coordinates of each replicate.
+        params: physical parameters by name, (R,) each.
+        noise_RN: one draw of every point's noise in log loss per replicate (for prediction intervals).
+        audit: how warm starts compared with many starts.
+        correction: what was done about residuals being smaller than errors, in words.
+    """
+
+    fit: fitting.Fit
+    method: Literal["wild", "resample"]
+    level: float
+    clusters: int
+    theta_RP: np.ndarray
+    params: Mapping[str, np.ndarray]
+    noise_RN: np.ndarray
+    audit: Audit
+    correction: str
+
+    @property
+    def indicative(self) -> bool:
+        """Whether there are too few clusters for the level to be taken at its word."""
+        return self.clusters < INDICATIVE_BELOW
+
+    @property
+    def label(self) -> str:
+        """What an interval of this bootstrap is called."""
+        name = f"{self.level:.0%} interval"
+        return f"{name}, indicative ({self.clusters} clusters)" if self.indicative else name
+
+    def interval(self, values_R: Any) -> Interval:
+        """Percentile interval of a quantity computed from the replicates (replicates on the first axis).
+
+        Percentiles carry over to any monotone function of a parameter. They are taken at a wider level that
+        makes up for normal quantiles being narrower than Student's with G - 1 degrees of freedom (Hesterberg
+        2015, "What teachers should know about the bootstrap", section 4.3: expanded percentile interval).
+        """
+        tail = (1 - self.level) / 2
+        wider = float(stats.norm.cdf(stats.t.ppf(tail, max(self.clusters - 1, 1))))
+        return Interval(*np.quantile(np.asarray(values_R), [wider, 1 - wider], axis=0))
+
+    def param_intervals(self) -> dict[str, Interval]:
+        """Interval of every parameter."""
+        return {name: self.interval(values) for name, values in self.params.items()}
+
+    def predict(self, columns: Columns) -> np.ndarray:
+        """Loss under every replicate's law at columns (points,): (R, points)."""
+        params = {name: values[:, None] for name, values in self.params.items()}
+        return np.asarray(self.fit.form.predict(params, {k: np.atleast_1d(v) for k, v in columns.items()}))
+
+    def prediction_interval(self, columns: Columns, *, seed: int = 0) -> Interval:
+        """Interval for the loss of a new run at columns (points,): the law's uncertainty and one point's noise."""
+        loss_RM = self.predict(columns)
+        rng = np.random.default_rng(seed)
+        pool = self.noise_RN.ravel()
+        return self.interval(loss_RM * np.exp(rng.choice(pool, loss_RM.shape)))
+
+
+def bootstrap(
+    fit: fitting.Fit,
+    *,
+    replicates: int = 1000,
+    level: float = 0.9,
+    method: Method = "auto",
+    seed: int = 0,
+    audit_share: float = 0.05,
+) -> Bootstrap:
+    """Fits the law again to replicates of its table, each from the optimum found.
+
+    "wild" keeps the design: every cluster's corrected residuals are multiplied by one random Webb weight and
+    added to the fitted log losses. "resample" draws clusters with replacement. "auto" resamples from 30
+    clusters on: resampling a few trunks would lose whole sizes.
+
+    Args:
+        fit: the fit.
+        replicates: R.
+        level: nominal coverage.
+        method: see above.
+        seed: of the draws.
+        audit_share: share of replicates that are also fitted from 32 starts, to check the warm start.
+    """
+    labels, cluster_N = np.unique(fit.table.cluster, return_inverse=True)
+    clusters = len(labels)
+    if method == "auto":
+        method = "resample" if clusters >= MANY_CLUSTERS else "wild"
+    rng = np.random.default_rng(seed)
+    data = fitting.as_points(fit.form, fit.table, fit.weights)
+    corrected_N = corrected_residuals(fit, cluster_N)
+    noise_RN = rng.choice(WEBB, (replicates, clusters))[:, cluster_N] * corrected_N
+    if method == "wild":
+        fitted_N = data.log_loss - fit.residuals
+        data = data._replace(
+            log_loss=fitted_N + noise_RN, weight=np.broadcast_to(fit.weights, (replicates, len(fit.table)))
+        )
+        correction = "residuals divided by sqrt(1 - leverage) of their cluster (CR2)"
+    else:
+        counts_RG = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=replicates)
+        data = data._replace(
+            log_loss=np.broadcast_to(data.log_loss, (replicates, len(fit.table))),
+            weight=counts_RG[:, cluster_N] * fit.weights,
+        )
+        correction = "none"
+    start_RP = np.broadcast_to(fit.theta_P, (replicates, len(fit.theta_P)))
+    theta_RP, value_R = fitting.solve(fit.form, data, start_RP, fit.delta, fitting.FROM_NEAR)
+    return Bootstrap(
+        fit=fit,
+        method=method,
+        level=level,
+        clusters=clusters,
+        theta_RP=theta_RP,
+        params=fit.form.physical(theta_RP, fit.table.centre),
+        noise_RN=noise_RN,
+        audit=_audit(fit, data, value_R, round(audit_share * replicates), seed),
+        correction=correction,
+    )
+
+
+def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
+    """Residuals made as large as the errors they estimate, (N,).
+
+    A fit with P parameters pulls its points towards itself. Each cluster's residuals are multiplied by
+    (I - H_gg)^(-1/2), H = J (J^T J)^-1 J^T the hat matrix of the linearised fit: unbiased when errors are
+    independent and equal (Bell and McCaffrey 2002, CR2). Directions that a cluster alone determines
+    (leverage 1) have no residual and get none.
+    """
+    data = fitting.as_points(fit.form, fit.table, fit.weights)
+    jacobian_NP = fitting.diagnose(fit.form, data, fit.theta_P, fit.delta)["jacobian"]
+    q_NP, _ = np.linalg.qr(jacobian_NP)
+    corrected_N = np.empty_like(fit.residuals)
+    for g in range(cluster_N.max() + 1):
+        rows = cluster_N == g
+        values, vectors = np.linalg.eigh(np.eye(rows.sum()) - q_NP[rows] @ q_NP[rows].T)
+        inverse_root = np.where(values > 1e-6, np.maximum(values, 1e-6) ** -0.5, 0.0)
+        corrected_N[rows] = vectors @ (inverse_root * (vectors.T @ fit.residuals[rows]))
+    return corrected_N
+
+
+def _audit(
+    fit: fitting.Fit, data: fitting.Points, value_R: np.ndarray, count: int, seed: int, starts: int = 32
+) -> Audit:
+    """Fits the first `count` replicates from many starts each (starts drawn for the original table)."""
+    if count == 0:
+        return Audit(0, 0)
+    original = fitting.as_points(fit.form, fit.table, fit.weights)
+    start_SP = fitting.draw_starts(fit.form, original, starts, seed)
+    repeated = data._replace(
+        log_loss=np.repeat(data.log_loss[:count], starts, 0), weight=np.repeat(data.weight[:count], starts, 0)
+    )
+    _, value = fitting.solve(fit.form, repeated, np.tile(start_SP, (count, 1)), fit.delta)
+    best_R = np.nanmin(value.reshape(count, starts), 1)
+    return Audit(count, int(np.sum(best_R < value_R[:count] * (1 - 1e-8))))

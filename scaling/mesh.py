@@ -1,0 +1,76 @@
+"""The device mesh, how a batch and a state lie on it, and the fingerprint of an execution."""
+
+import dataclasses
+import math
+import os
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from scaling.config import DataConfig, ExecutionConfig
+from scaling.environment import versions
+
+DATA = "data"
+# Rows that a CPU core works through at a time: their activations then stay in its cache.
+_CPU_MICROBATCH_TOKENS = 1024
+_UNROLL_AT_MOST = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """An `ExecutionConfig` with every automatic choice made for this machine and this batch."""
+
+    devices: int
+    microbatches: int
+    steps_per_dispatch: int
+    unroll: int
+    remat: str
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh: one axis, over which a batch's rows are split."""
+        return jax.make_mesh(
+            (self.devices,),
+            (DATA,),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[: self.devices],
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What may change the last digits of a result; bitwise statements hold within one fingerprint."""
+        return dataclasses.asdict(self) | {
+            "device": jax.devices()[0].device_kind,
+            "threads": os.environ.get("NPROC"),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            "versions": versions(),
+        }
+
+
+def resolve(config: ExecutionConfig, data: DataConfig, num_layers: int) -> Execution:
+    """Makes the automatic choices: devices that divide the batch, cache-sized microbatches, unrolling.
+
+    Args:
+        config: what was asked for; zeros are automatic.
+        data: its batch size and row length.
+        num_layers: of the model.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    devices = math.gcd(config.devices or jax.device_count(), data.batch_size)
+    rows = data.batch_size // devices
+    microbatches = config.microbatches
+    if not microbatches:
+        rows_at_once = max(1, _CPU_MICROBATCH_TOKENS // data.sequence_length) if on_cpu else rows
+        microbatches = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= rows_at_once)
+    unroll = config.unroll or (num_layers if on_cpu and num_layers <= _UNROLL_AT_MOST else 1)
+    return Execution(devices, math.gcd(microbatches, rows), config.steps_per_dispatch, unroll, config.remat)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A sharding that holds every value whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def rows_sharding(mesh: Mesh, axis: int) -> NamedSharding:
+    """A sharding that splits the rows of a batch, `axis` being the position of B, over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))

@@ -1,0 +1,108 @@
+"""Recipes: from one size dial and a data budget to run configs."""
+
+import dataclasses
+from typing import Literal
+
+from models.config import ModelConfig, ladder_model
+from scaling.accounting import parameter_counts, training_flops
+from scaling.config import (
+    DataConfig,
+    DecayShape,
+    MixtureComponent,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    TaskConfig,
+)
+from scaling.errors import UserError
+from scaling.study import DecaySpec, RunSpec
+
+# seqio's ByteVocabulary: pad, end of text, unknown, and 256 byte values
+BYTE_VOCAB_SIZE = 259
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How long a branch is, decay included: `value` tokens per non-embedding parameter, tokens, or 6ND FLOPs."""
+
+    value: float
+    unit: Literal["per_parameter", "tokens", "flops"] = "per_parameter"
+
+    def tokens(self, model: ModelConfig, sequence_length: int) -> float:
+        """D_total for this model."""
+        if self.unit == "tokens":
+            return self.value
+        if self.unit == "flops":
+            return self.value / training_flops(model, sequence_length, 1, "6ND")
+        return self.value * parameter_counts(model).non_embedding
+
+    @property
+    def label(self) -> str:
+        """What a branch of this length is called."""
+        return {"per_parameter": f"{self.value:g}N", "tokens": f"{self.value:g}", "flops": f"{self.value:g}F"}[
+            self.unit
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """The recipe of a ladder of WSD trunks with decay branches.
+
+    Attributes:
+        tasks: what is read, with rates.
+        budgets: D_total of each branch.
+        share: decay steps / total steps of every branch.
+        shape: of the decay.
+        learning_rate: peak, at the muP base width; muP carries it to the other widths.
+        sequence_length: T.
+        least_steps: the batch is the largest power of two rows, up to `most_rows`, that still gives the shortest
+            branch so many steps.
+        most_rows: see `least_steps`.
+        warmup_tokens_per_parameter: warm-up in tokens per non-embedding parameter (Porian et al., 2406.19146).
+        max_epochs: how often the data may be read.
+    """
+
+    tasks: tuple[MixtureComponent, ...]
+    budgets: tuple[Budget, ...]
+    share: float = 0.1
+    shape: DecayShape = "one_minus_sqrt"
+    learning_rate: float = 0.01
+    sequence_length: int = 128
+    least_steps: int = 400
+    most_rows: int = 64
+    warmup_tokens_per_parameter: float = 1.0
+    max_epochs: float = 1.0
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def vocab_size(self) -> int:
+        """Size of the tasks' common vocabulary."""
+        sizes = {
+            component.task.vocabulary.size if component.task.vocabulary.kind == "sentencepiece" else BYTE_VOCAB_SIZE
+            for component in self.tasks
+        }
+        if len(sizes) != 1:
+            raise UserError(f"the tasks of one mixture must share a vocabulary, but have sizes {sorted(sizes)}")
+        return sizes.pop()
+
+    def trunk(self, width: int, seed: int = 0) -> RunConfig:
+        """The trunk of this width: constant rate after warm-up."""
+        model = ladder_model(width, self.vocab_size())
+        shortest = min(budget.tokens(model, self.sequence_length) for budget in self.budgets)
+        rows = 1
+        while 2 * rows <= self.most_rows and shortest / (2 * rows * self.sequence_length) >= self.least_steps:
+            rows *= 2
+        data = DataConfig(self.tasks, self.sequence_length, rows, self.max_epochs)
+        warmup_tokens = self.warmup_tokens_per_parameter * parameter_counts(model).non_embedding
+        warmup_steps = max(1, round(warmup_tokens / data.tokens_per_step))
+        return RunConfig(
+            model, data, ScheduleConfig(self.learning_rate, warmup_steps), self.optimizer, seed=seed
+        )
+
+    def run(self, width: int, seed: int = 0) -> RunSpec:
+        """The trunk with a decay branch for every budget."""
+        config = self.trunk(width, seed)
+        branches = []
+        for budget in self.budgets:
+            steps = round(budget.tokens(config.model, self.sequence_length) / config.data.tokens_per_step)
+            branches.append(DecaySpec(steps, self.share, self.shape, label=budget.label))
+        return RunSpec(f"w{width}" + (f"-seed{seed}" if seed else ""), config, tuple(branches))

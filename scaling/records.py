@@ -1,0 +1,167 @@
+"""What is known of runs: typed rows on disk, and the table of points that laws are fitted to.
+
+A store is a folder with `runs/<id>/` for every run and `studies/<name>/plan.json` for every study that was
+planned there. This module reads and writes rows; it imports no model and no training code, so a report needs
+neither.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from scaling import storage
+
+State = Literal["complete", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultRow:
+    """The end of a run: one per run, in `result.json`. A metric that is not known is null, never 0.
+
+    Attributes:
+        run: the run's id.
+        state: "complete" up to `step`, or "failed" there.
+        reason: for a failed run: what happened, with step and batch position.
+        step: optimiser steps done, the parents' included.
+        tokens: D, all tokens trained on up to `step`.
+        unique_tokens: distinct tokens among them (what lies beyond a corpus's end repeats it).
+        train_loss: mean loss in nats per token over the last steps logged.
+        execution: how it was computed, segment by segment: `from_step` and the fingerprint from there on.
+        provenance: commit and versions.
+        measured: seconds and the like; the only fields that differ between repeats.
+    """
+
+    run: str
+    state: State
+    step: int
+    tokens: int
+    unique_tokens: int
+    train_loss: float | None
+    reason: str | None
+    execution: list[dict[str, Any]]
+    provenance: dict[str, Any]
+    measured: dict[str, Any]
+
+
+class RunStore:
+    """The folder of runs, shared by all studies."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def run_dir(self, run: str) -> Path:
+        """Folder of one run."""
+        return self.root / "runs" / run
+
+    def study_dir(self, study: str) -> Path:
+        """Folder of one study: its plan, tables and figures."""
+        return self.root / "studies" / study
+
+    def log_path(self, run: str) -> Path:
+        """JSON lines, one per optimiser step."""
+        return self.run_dir(run) / "log.jsonl"
+
+    def config(self, run: str) -> dict[str, Any] | None:
+        """The run's `config.json`: its id, config and data digests."""
+        return storage.read_json(self.run_dir(run) / "config.json")
+
+    def write_config(self, run: str, data: dict[str, Any]) -> None:
+        """Writes `config.json`."""
+        storage.write_json(self.run_dir(run) / "config.json", data)
+
+    def result(self, run: str) -> ResultRow | None:
+        """The run's result row, if it has come to an end."""
+        data = storage.read_json(self.run_dir(run) / "result.json")
+        return None if data is None else ResultRow(**data)
+
+    def write_result(self, row: ResultRow) -> None:
+        """Writes the result row atomically."""
+        storage.write_json(self.run_dir(row.run) / "result.json", dataclasses.asdict(row))
+
+    def execution(self, run: str) -> list[dict[str, Any]]:
+        """How the run has been computed so far, segment by segment."""
+        return storage.read_json(self.run_dir(run) / "execution.json") or []
+
+    def write_execution(self, run: str, segments: list[dict[str, Any]]) -> None:
+        """Writes the execution segments."""
+        storage.write_json(self.run_dir(run) / "execution.json", segments)
+
+    def evaluations(self, run: str) -> list[dict[str, Any]]:
+        """Evaluation rows, keyed by checkpoint step and evaluation digest."""
+        return storage.read_lines(self.run_dir(run) / "evaluations.jsonl")
+
+    def add_evaluations(self, run: str, rows: list[dict[str, Any]]) -> None:
+        """Appends evaluation rows."""
+        path = self.run_dir(run) / "evaluations.jsonl"
+        storage.keep_lines(path, lambda _: True)  # heals a line that a kill cut short
+        storage.append_lines(path, rows)
+
+    def log(self, run: str) -> pd.DataFrame:
+        """The step log as a table."""
+        return pd.DataFrame(storage.read_lines(self.log_path(run)))
+
+
+def default_root() -> Path:
+    """Where runs live unless `--runs-dir` says otherwise: $WINDTUNNEL_RUNS, or `runs` in this folder."""
+    return Path(os.environ.get("WINDTUNNEL_RUNS", "runs"))
+
+
+def plan(store: RunStore, study: str) -> dict[str, Any]:
+    """The study's plan as the executor wrote it: entries with run ids, steps, sizes and FLOPs.
+
+    Raises:
+        FileNotFoundError: the study was never planned in this store.
+    """
+    data = storage.read_json(store.study_dir(study) / "plan.json")
+    if data is None:
+        raise FileNotFoundError(f"no plan of study {study!r} under {store.root}")
+    return data
+
+
+def status(store: RunStore, study: str) -> pd.DataFrame:
+    """One row per planned run: label, kind, state, steps done and steps asked."""
+    rows = []
+    for entry in plan(store, study)["entries"]:
+        result = store.result(entry["run"])
+        done = 0 if result is None else min(result.step, entry["stop"])
+        if result is not None and result.state == "failed":
+            state, done = "failed", result.step
+        elif done >= entry["stop"]:
+            state = "complete"
+        else:
+            logged = storage.read_lines(store.log_path(entry["run"]))
+            done = max(done, logged[-1]["step"] if logged else entry["start"])
+            state = "partial" if done > entry["start"] else "missing"
+        rows.append(entry | {"state": state, "done": done, "reason": result.reason if result else None})
+    return pd.DataFrame(rows)
+
+
+def points(store: RunStore, study: str) -> pd.DataFrame:
+    """The study's points: a row per finished branch (or run evaluated at its end), ready for a law.
+
+    Columns: label, run, trunk, kind, seed, N, N_total, D_total, D_stable, D_decay, D_unique, FLOPs under each
+    convention as `C_<convention>`, train_loss, and per evaluation domain `nats_per_token/<domain>`,
+    `nats_per_byte/<domain>` and `bits_per_byte/<domain>`. Runs without an end are left out; a metric that is
+    missing is NaN.
+    """
+    planned = plan(store, study)
+    rows = []
+    for entry in planned["entries"]:
+        result = store.result(entry["run"])
+        if not entry["is_point"] or result is None or result.state == "failed" or result.step < entry["stop"]:
+            continue
+        row = {key: entry[key] for key in ("label", "run", "trunk", "kind", "seed", "N", "N_total")}
+        row |= {"D_total": entry["D_total"], "D_stable": entry["D_stable"], "D_decay": entry["D_decay"]}
+        row |= {"D_unique": result.unique_tokens}
+        row |= {f"C_{name}": value for name, value in entry["flops"].items()}
+        row["train_loss"] = result.train_loss
+        for evaluation in store.evaluations(entry["run"]):
+            if evaluation["step"] == entry["stop"] and evaluation["digest"] == planned["evaluation_digest"]:
+                domain = evaluation["domain"]
+                for unit in ("nats_per_token", "nats_per_byte", "bits_per_byte"):
+                    row[f"{unit}/{domain}"] = evaluation[unit]
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,95 @@
+"""Files that survive a kill: atomic writes, JSON lines, and the lock that keeps a run to one process."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UserError
+
+
+@contextlib.contextmanager
+def disk_full_is_a_user_error(path: Path) -> Iterator[None]:
+    """Turns "no space left" into a sentence; whatever was being written keeps its temporary name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"disk full while writing {path}: nothing half-written will be used; free some space and run the "
+            f"same command again"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_full_is_a_user_error(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON atomically. A NaN or infinity is an error: what is missing is null."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON, or None where there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Appends rows to a JSON-lines file and waits until they are on disk."""
+    with disk_full_is_a_user_error(path), path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads a JSON-lines file; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Rewrites a JSON-lines file atomically with the rows that `keep` accepts."""
+    if path.exists():
+        write_text(path, "".join(json.dumps(row) + "\n" for row in read_lines(path) if keep(row)))
+
+
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Holds an exclusive lock on a file, or yields False at once when another process holds it.
+
+    The lock is the kernel's (flock): it falls when its holder dies, so a kill leaves no stale lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,298 @@
+"""A study: runs that belong together, declared in one file, and the plan that comes out of it.
+
+A study is data until it is executed. `plan_study` turns it into a list of `Planned` runs (the DAG, parents
+first) with ids, steps, tokens and FLOPs; `scaling.execute` does what is missing of it.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from scaling.accounting import Convention, parameter_counts, training_flops
+from scaling.branches import decay
+from scaling.config import (
+    DataConfig,
+    DecayConfig,
+    DecayShape,
+    ExecutionConfig,
+    RunConfig,
+    TaskConfig,
+    canonical,
+    to_json,
+)
+from scaling.errors import UserError
+from scaling.identity import run_id
+
+
+@dataclasses.dataclass(frozen=True)
+class DecaySpec:
+    """A decay branch as a study declares it: its whole length, and the share of it that is decay.
+
+    Attributes:
+        total_steps: steps from the trunk's start to the branch's end.
+        share: decay steps / total steps, in (0, 1).
+        shape: of the decay.
+        final: fraction of the stable learning rate at the end.
+        data: another mixture for the decay; None keeps the trunk's.
+        label: what the branch is called in tables.
+    """
+
+    total_steps: int
+    share: float = 0.1
+    shape: DecayShape = "one_minus_sqrt"
+    final: float = 0.0
+    data: DataConfig | None = None
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise UserError(
+                f"decay share {self.share} of branch {self.label or self.total_steps!r}: it must lie between 0 and "
+                f"1, for example 0.1"
+            )
+        if not 0 < self.decay_steps < self.total_steps:
+            raise UserError(
+                f"branch of {self.total_steps} steps with decay share {self.share}: that is {self.decay_steps} "
+                f"steps of decay; make the branch longer or its batch smaller"
+            )
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps of the decay."""
+        return round(self.share * self.total_steps)
+
+    @property
+    def decay(self) -> DecayConfig:
+        """The decay with its branch point."""
+        return DecayConfig(self.total_steps - self.decay_steps, self.decay_steps, self.shape, self.final)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """A run with no parent, and the branches that leave it.
+
+    With a decay in its schedule it is a whole run (cosine, say) whose end is a point; without, it is a trunk as
+    long as its last branch needs.
+    """
+
+    label: str
+    config: RunConfig
+    branches: tuple[DecaySpec, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """How far the run is trained."""
+        own = self.config.schedule.decay
+        ends = [own.start + own.steps] if own else []
+        return max(ends + [branch.decay.start for branch in self.branches], default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Fixed held-out text on which the end of every branch is evaluated.
+
+    Attributes:
+        tasks: held-out splits, reported under their source's domain.
+        tokens: at most this many of each.
+        sequence_length: T of the evaluation rows.
+    """
+
+    tasks: tuple[TaskConfig, ...]
+    tokens: int = 131_072
+    sequence_length: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class LawConfig:
+    """How a study's points become a law.
+
+    Attributes:
+        n: the column that is N: "N" (non-embedding) or "N_total".
+        flops: the convention of C: a column `C_<flops>`.
+        holdout: what is left out of the fit and predicted: "largest_n", "largest_d" or "largest_c".
+        budgets: training budgets in FLOPs at which the optimum is reported.
+    """
+
+    n: str = "N"
+    flops: str = "6ND"
+    holdout: str = "largest_n"
+    budgets: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question and the runs that answer it."""
+
+    name: str
+    question: str
+    runs: tuple[RunSpec, ...]
+    evaluation: EvaluationConfig
+    law: LawConfig = LawConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+    def tasks(self) -> list[TaskConfig]:
+        """Every task that training or evaluation reads, once each.
+
+        Raises:
+            UserError: two different tasks under one name.
+        """
+        by_name: dict[str, TaskConfig] = {}
+        for task in self._all_tasks():
+            if by_name.setdefault(task.name, task) != task:
+                raise UserError(f"study {self.name!r} has two different tasks named {task.name!r}: rename one")
+        return list(by_name.values())
+
+    def _all_tasks(self) -> Iterator[TaskConfig]:
+        for run in self.runs:
+            datas = [run.config.data, *(branch.data for branch in run.branches if branch.data)]
+            yield from (component.task for data in datas for component in data.mixture)
+        yield from self.evaluation.tasks
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One run of a plan.
+
+    Attributes:
+        label: what tables call it; unique in the study.
+        kind: "trunk", "decay" or "whole".
+        run: its id; "" while the data is not prepared, since ids cover the shards' digests.
+        trunk: the id of the run it hangs on (its own, without parent).
+        config: the mathematics.
+        start: step of its first update's predecessor: 0, or the branch point.
+        stop: step it is trained to.
+        save_at: steps in between at which branches leave it.
+    """
+
+    label: str
+    kind: str
+    run: str
+    trunk: str
+    trunk_label: str
+    config: RunConfig
+    start: int
+    stop: int
+    save_at: tuple[int, ...]
+
+    @property
+    def is_point(self) -> bool:
+        """Whether its end is an L(N, D) point: only a decayed end is (MiniCPM, figure 17)."""
+        return self.kind != "trunk"
+
+    def tokens(self, start: int, stop: int) -> int:
+        """Tokens between two steps."""
+        return (stop - start) * self.config.data.tokens_per_step
+
+    def entry(self) -> dict[str, Any]:
+        """The row of plan.json: everything a reader of results needs, without the training code."""
+        schedule, counts = self.config.schedule, parameter_counts(self.config.model)
+        decay_steps = schedule.decay.steps if schedule.decay else 0
+        total = self.tokens_before + self.tokens(self.start, self.stop)
+        d_decay = self.tokens(self.stop - decay_steps, self.stop)
+        length = self.config.data.sequence_length
+        return {
+            "label": self.label,
+            "kind": self.kind,
+            "run": self.run,
+            "trunk": self.trunk,
+            "trunk_label": self.trunk_label,
+            "is_point": self.is_point,
+            "seed": self.config.seed,
+            "width": self.config.model.d_model,
+            "N": counts.non_embedding,
+            "N_total": counts.total,
+            "start": self.start,
+            "stop": self.stop,
+            "save_at": list(self.save_at),
+            "D_total": total,
+            "D_stable": total - d_decay,
+            "D_decay": d_decay,
+            "flops": {name: training_flops(self.config.model, length, total, name) for name in get_args(Convention)},
+        }
+
+    @property
+    def tokens_before(self) -> int:
+        """Tokens trained on before `start`, by the parents."""
+        return self.parent_tokens
+
+    parent_tokens: int = 0
+
+
+def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[Planned]:
+    """The study's DAG as a list, parents before their branches.
+
+    Args:
+        study: the study.
+        digests: of the training shards, by task name; None plans without run ids (nothing is prepared yet).
+    """
+    planned = []
+    for spec in study.runs:
+        if spec.steps == 0:
+            raise UserError(f"run {spec.label!r} has neither a decay nor branches: nothing says how long it is")
+        root = run_id(spec.config, digests) if digests is not None else ""
+        branch_points = sorted({branch.decay.start for branch in spec.branches})
+        kind = "whole" if spec.config.schedule.decay else "trunk"
+        stop = spec.steps
+        planned.append(
+            Planned(
+                spec.label, kind, root, root, spec.label, spec.config, 0, stop, tuple(branch_points)
+            )
+        )
+        for branch in spec.branches:
+            config = decay.branch_config(spec.config, root, branch.decay, branch.data)
+            planned.append(
+                Planned(
+                    label=f"{spec.label}/{branch.label or branch.total_steps}",
+                    kind="decay",
+                    run=run_id(config, digests) if digests is not None else "",
+                    trunk=root,
+                    trunk_label=spec.label,
+                    config=config,
+                    start=branch.decay.start,
+                    stop=branch.total_steps,
+                    save_at=(),
+                    parent_tokens=branch.decay.start * spec.config.data.tokens_per_step,
+                )
+            )
+    labels = [entry.label for entry in planned]
+    twice = {label for label in labels if labels.count(label) > 1}
+    if twice:
+        raise UserError(f"study {study.name!r} has more than one run labelled {', '.join(sorted(twice))}")
+    return planned
+
+
+def evaluation_digest(evaluation: EvaluationConfig, heldout_digests: Mapping[str, str]) -> str:
+    """The key of evaluation rows: what text was read, how much of it, in rows of what length."""
+    plain = to_json(evaluation) | {"tasks": [heldout_digests[task.name] for task in evaluation.tasks]}
+    return hashlib.sha256(canonical(plain).encode()).hexdigest()[:16]
+
+
+def load_study(name_or_path: str) -> Study:
+    """A study by name (a file of `experiments/`) or by path to a Python file with a function `study()`.
+
+    Raises:
+        UserError: no such file, no such function, or it returned something else.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".py":
+        path = Path(__file__).resolve().parent.parent / "experiments" / f"{name_or_path}.py"
+    if not path.exists():
+        known = sorted(p.stem for p in path.parent.glob("*.py") if "def study()" in p.read_text())
+        raise UserError(
+            f"no study {name_or_path!r}: give the path of a Python file, or one of {', '.join(known)}"
+        )
+    spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    if not hasattr(module, "study"):
+        raise UserError(f"{path} has no function study()")
+    made = module.study()
+    if not isinstance(made, Study):
+        raise UserError(f"study() of {path} returned {type(made).__name__}, not a scaling.study.Study")
+    return made
