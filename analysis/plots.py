@@ -1,6 +1,6 @@
 """Drawing that notebooks, figures and reports share: a table or a law in, a matplotlib figure out.
 
-House style: colour-blind safe colours (sizes run along cividis, laws have fixed colours of Okabe and Ito 2008),
+House style: colour-blind safe colours (sizes run along viridis, laws have fixed colours of Okabe and Ito 2008),
 units in every label, and legends beside the axes, never on the data.
 """
 
@@ -15,9 +15,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scaling.laws import published
+from scaling.laws.holdout import HELDOUT_NAMES
 from scaling.laws.report import Report
 
 OURS, HELDOUT, CHINCHILLA, MINICPM, SHADE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E9E9E9"
@@ -41,6 +42,7 @@ STYLE = {
 }
 
 
+@matplotlib.rc_context(STYLE)
 def save(figure: Figure, path_stem: Path | str) -> list[Path]:
     """Writes a figure as PNG and PDF, each whole or not at all; returns the two paths."""
     stem = Path(path_stem)
@@ -50,7 +52,7 @@ def save(figure: Figure, path_stem: Path | str) -> list[Path]:
         path = stem.with_name(f"{stem.name}.{kind}")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file, matplotlib.rc_context(STYLE):
+            with temporary.open("wb") as file:
                 # A PDF without its date is the same file for the same figure.
                 metadata = {"CreationDate": None} if kind == "pdf" else None
                 figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
@@ -64,9 +66,9 @@ def save(figure: Figure, path_stem: Path | str) -> list[Path]:
 
 
 def size_colours(sizes: Sequence[float]) -> dict[float, Any]:
-    """A colour per model size, dark to light along cividis."""
+    """A colour per model size, dark to light along viridis."""
     distinct = sorted(set(sizes))
-    shades = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.88, len(distinct)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, len(distinct)))
     return dict(zip(distinct, shades, strict=True))
 
 
@@ -78,6 +80,7 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
+@matplotlib.rc_context(STYLE)
 def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
     """Loss against tokens: trunks as thin lines, their decay branches as thick ones ending in a dot.
 
@@ -91,15 +94,21 @@ def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
         steps = steps.sort_values("tokens")
         colour, trunk = colours[steps["N"].iloc[0]], steps["kind"].iloc[0] == "trunk"
         axes.plot(
-            steps["tokens"], steps["loss"], color=colour, lw=0.9 if trunk else 1.8, alpha=0.55 if trunk else 1.0
+            steps["tokens"],
+            steps["loss"],
+            color=colour,
+            lw=0.9 if trunk else 1.8,
+            alpha=0.55 if trunk else 1.0,
         )
         if not trunk:
             axes.plot(steps["tokens"].iloc[-1], steps["loss"].iloc[-1], "o", ms=4.5, color=colour)
     axes.set_xscale("log")
     axes.set_yscale("log")
     # The first steps fall from log(vocabulary) and would squeeze the part that matters.
-    settled = log[log["tokens"] > 0.02 * log.groupby("run")["tokens"].transform("max")]["loss"]
-    axes.set_ylim(settled.min() / 1.03, settled.quantile(0.995) * 1.03)
+    settled = log[log["tokens"] > 0.05 * log.groupby("run")["tokens"].transform("max")]["loss"]
+    top = settled.quantile(0.995) * 1.03
+    axes.set_ylim(settled.min() / 1.03, top)
+    axes.set_xlim(0.8 * log["tokens"][log["loss"] < top].min(), 1.2 * log["tokens"].max())
     _decimal_ticks(axes)
     axes.set_xlabel("tokens trained on, D")
     axes.set_ylabel(f"training loss ({unit})")
@@ -113,6 +122,7 @@ def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
     """Loss against tokens: points by size, the law through each size with its interval band.
 
@@ -120,7 +130,7 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
     """
     fit, held = report.fit, report.holdout
     n, d = fit.table.columns["n"], fit.table.columns["d"]
-    heldout = np.zeros(len(n), bool) if held is None else np.isin(n, held.heldout.columns["n"])
+    heldout = np.zeros(len(n), bool) if held is None else held.rows
     groups = _size_groups(n)
     colours = size_colours([float(size) for size in groups])
     figure, axes = _figure(7.6, 4.8)
@@ -134,6 +144,7 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
         axes.plot(d[seen], fit.table.loss[seen], "o", ms=4, color=colour)
         axes.plot(d[unseen], fit.table.loss[unseen], "D", ms=5.5, mfc="white", mec=HELDOUT, mew=1.5)
         if held is not None and unseen.any():
+            grid["n"] = np.full(80, np.exp(np.log(n[unseen]).mean()))
             axes.plot(grid["d"], held.fit.predict(grid), "--", color=HELDOUT, lw=1.5)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -145,19 +156,24 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
         Line2D([], [], color=colours[size], marker="o", ms=4, label=f"N = {_group_label(n[rows])}")
         for size, rows in groups.items()
     ]
-    handles.append(Line2D([], [], color="#888888", lw=7, alpha=0.3, label=report.bootstrap.label))
+    handles.append(Line2D([], [], color="#888888", lw=7, alpha=0.3, label=report.bootstrap.label.replace(", ", ",\n")))
     if held is not None:
-        what = f"held out ({held.by.replace('_', ' ')})"
+        what = f"held out ({HELDOUT_NAMES[held.by]})"
+        handles.append(Line2D([], [], color=HELDOUT, marker="D", ms=5.5, mfc="white", mew=1.5, ls="", label=what))
         handles.append(
-            Line2D([], [], color=HELDOUT, marker="D", ms=5.5, mfc="white", mew=1.5, ls="", label=what)
-        )
-        handles.append(
-            Line2D([], [], color=HELDOUT, ls="--", label=f"predicted without it\n(mean error {held.mean_error:.2%})")
+            Line2D(
+                [],
+                [],
+                color=HELDOUT,
+                ls="--",
+                label=f"predicted without it\n(mean error {held.mean_error:.2%})",
+            )
         )
     _legend_beside(axes, handles)
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def optimal_ratio(report: Report) -> Figure:
     """Compute-optimal bytes per parameter against compute, beside Chinchilla's and MiniCPM's.
 
@@ -179,14 +195,12 @@ def optimal_ratio(report: Report) -> Figure:
     _line_with_range(axes, span, scale * best["d"] / best["n"], (low, high), OURS)
     handles = [
         Line2D([], [], color=OURS, label="this law"),
-        Line2D([], [], color=OURS, lw=7, alpha=0.25, label=replicated.label),
+        Line2D([], [], color=OURS, lw=7, alpha=0.25, label=replicated.label.replace(", ", ",\n")),
     ]
     for law, colour in zip(published.HEADLINE, (CHINCHILLA, MINICPM), strict=True):
         ratio = law.bytes_per_token * law.tokens_per_parameter(span)
         _line_with_range(axes, span, ratio, law.flops_range, colour)
-        handles.append(
-            Line2D([], [], color=colour, label=f"{law.name},\n{law.bytes_per_token:.2f} bytes per token")
-        )
+        handles.append(Line2D([], [], color=colour, label=f"{law.name},\n{law.bytes_per_token:.2f} bytes per token"))
     handles.append(Line2D([], [], color="#666666", ls=":", label="outside a law's own runs"))
     handles.append(Line2D([], [], color=SHADE, lw=9, label="budgets fitted here"))
     axes.set_xscale("log")
@@ -195,27 +209,33 @@ def optimal_ratio(report: Report) -> Figure:
     axes.set_xlabel("training compute, C = 6 N D (FLOPs)")
     axes.set_ylabel("optimal D/N (bytes of text per parameter)")
     axes.set_title("How much text a parameter deserves")
+    _decimal_ticks(axes)
+    if abs(scale - 1) < 0.005:  # tokens are bytes
+        _legend_beside(axes, handles)
+        return figure
     tokens = axes.secondary_yaxis("right", functions=(lambda y: y / scale, lambda y: y * scale))
     tokens.set_ylabel(f"the same in our tokens ({scale:.3g} bytes each)")
-    _legend_beside(axes, handles, offset=1.16)
+    _decimal_ticks(tokens)
+    _legend_beside(axes, handles, offset=1.15)
     return figure
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))  # no pyplot: nothing global, nothing to close
-        return figure, figure.add_subplot()
+    figure = Figure(figsize=(width, height))  # no pyplot: nothing global, nothing to close
+    return figure, figure.add_subplot()
 
 
 def _legend_beside(axes: Axes, handles: list[Line2D], offset: float = 1.02) -> None:
-    with matplotlib.rc_context(STYLE):
-        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(offset, 1.0), borderaxespad=0)
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(offset, 1.0), borderaxespad=0)
 
 
-def _decimal_ticks(axes: Axes) -> None:
-    """Plain numbers on a log axis that spans less than two decades."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-    axes.yaxis.set_major_formatter("{x:.3g}")
+def _decimal_ticks(axes: Any) -> None:
+    """Plain numbers on a logarithmic y axis, as dense as its span allows."""
+    low, high = sorted(axes.get_ylim())
+    decades = np.log10(high / low)
+    subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 5) if decades < 2.5 else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}" if value < 1000 else si(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 

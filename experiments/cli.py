@@ -1,8 +1,9 @@
 """The command line: `windtunnel plan|run|status|fit|data|doctor`. Every import that takes time is inside a command."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -62,7 +63,9 @@ def status(study: Name, runs_dir: RunsDir = _RUNS) -> None:
 
 
 def data(
-    action: Annotated[Literal["prepare", "show"], tyro.conf.Positional], study: Name, data_dir: DataDir = _DATA
+    action: Annotated[Literal["prepare", "show"], tyro.conf.Positional],
+    study: Name,
+    data_dir: DataDir = _DATA,
 ) -> None:
     """Prepare the corpora of a study (tokenised shards and a manifest), or show what was prepared.
 
@@ -90,7 +93,14 @@ def main() -> None:
     """Entry point of `windtunnel`."""
     from experiments.commands.fit import fit  # light: its work is imported when it runs
 
-    commands = {"plan": plan, "run": run, "status": status, "fit": fit, "data": data, "doctor": doctor}
+    commands: dict[str, Callable[..., Any]] = {
+        "plan": plan,
+        "run": run,
+        "status": status,
+        "fit": fit,
+        "data": data,
+        "doctor": doctor,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="windtunnel", description="Scaling-law studies of language models."

@@ -21,8 +21,7 @@ def study() -> Study:
         name="quickstart",
         question=__doc__.split("\n")[0],
         runs=tuple(
-            LADDER.run(width, seed)
-            for width, seed in ((16, 0), (16, 1), (24, 0), (24, 1), (32, 0), (48, 0), (64, 0))
+            LADDER.run(width, seed) for width, seed in ((16, 0), (16, 1), (24, 0), (24, 1), (32, 0), (48, 0), (64, 0))
         ),
         evaluation=EvaluationConfig(tasks=(CODE,)),
         law=LawConfig(budgets=(1e14, 1e15, 1e16)),

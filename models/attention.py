@@ -38,9 +38,7 @@ def visible(length: int, segments_BT: jax.Array | None) -> jax.Array:
     return mask & (segments_BT[:, :, None] == segments_BT[:, None, :])
 
 
-def batched_matmul_attention(
-    q_BHTh: jax.Array, k_BKTh: jax.Array, v_BKTh: jax.Array, mask_BTT: jax.Array
-) -> jax.Array:
+def batched_matmul_attention(q_BHTh: jax.Array, k_BKTh: jax.Array, v_BKTh: jax.Array, mask_BTT: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(h)) v as plain batched matrix products, heads leading: the fast form on a CPU.
 
     The G query heads of a key-value head become rows of one product, so keys and values are never repeated.
@@ -83,7 +81,11 @@ class Attention(nnx.Module):
         def heads(weight: nnx.Param) -> jax.Array:
             return project(x_BTD, weight).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)
 
-        q_BHTh, k_BKTh, v_BKTh = rotate(heads(self.query), rope), rotate(heads(self.key), rope), heads(self.value)
+        q_BHTh, k_BKTh, v_BKTh = (
+            rotate(heads(self.query), rope),
+            rotate(heads(self.key), rope),
+            heads(self.value),
+        )
         if implementation == "batched_matmul":
             o_BTHh = batched_matmul_attention(q_BHTh, k_BKTh, v_BKTh, mask_BTT).swapaxes(1, 2)
         else:

@@ -50,9 +50,7 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"model.num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
-            )
+            raise ValueError(f"model.num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim {self.head_dim} is odd: rotary embeddings rotate pairs")
         if self.compute_dtype not in ("float32", "bfloat16"):

@@ -69,9 +69,7 @@ class Decoder(nnx.Module):
         table = (config.vocab_size, config.d_model)
         self.config = config
         self.embedding = nnx.Param(config.init_std * jax.random.normal(embedding_key, table, jnp.float32))
-        self.blocks = nnx.vmap(functools.partial(Block, config))(
-            jax.random.split(blocks_key, config.num_layers)
-        )
+        self.blocks = nnx.vmap(functools.partial(Block, config))(jax.random.split(blocks_key, config.num_layers))
         self.final_norm = RMSNorm(config)
         if not config.tied_embeddings:
             # [V, D] like the embedding, so that untying a trained model is a copy.

@@ -22,7 +22,7 @@ def seconds_per_step(config: RunConfig, execution: ExecutionConfig, dispatches: 
     shape = (count, data.batch_size, data.sequence_length + 1)
     tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, dtype=np.int32)
     rows = {"tokens": tokens, "segments": np.ones(shape, np.int32)}
-    hyper = Hyper(*(np.full(count, value, np.float32) for value in (1e-6, 0.0, 1.0)))
+    hyper = Hyper(np.full(count, 1e-6, np.float32), np.zeros(count, np.float32), np.ones(count, np.float32))
     taken = []
     for _ in range(dispatches + 1):
         start = time.perf_counter()

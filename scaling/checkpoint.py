@@ -9,7 +9,6 @@ import hashlib
 import logging
 import shutil
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 

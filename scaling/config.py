@@ -41,10 +41,13 @@ class VocabularyConfig:
         kind: "bytes" (seqio's ByteVocabulary: 3 special ids, then the 256 byte values) or "sentencepiece" (a
             BPE trained on the task's own training split, with byte fallback).
         size: for "sentencepiece": number of pieces to train.
+        model_file: for "sentencepiece": an existing model to use instead of training one, such as another
+            task's `vocabulary.model`, so that both can be mixed.
     """
 
     kind: Literal["bytes", "sentencepiece"] = "bytes"
     size: int = 0
+    model_file: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

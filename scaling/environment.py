@@ -10,7 +10,17 @@ from pathlib import Path
 
 _GUARD = "WINDTUNNEL_ENVIRONMENT"
 
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array-record", "numpy", "windtunnel")
+_LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "array-record",
+    "numpy",
+    "windtunnel",
+)
 
 
 def cores() -> int:

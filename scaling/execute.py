@@ -2,16 +2,21 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from scaling import mesh, storage
-from scaling.config import TaskConfig
+from scaling import storage
+from scaling.config import to_json
 from scaling.evaluate import evaluate
 from scaling.objectives import next_token
 from scaling.records import RunStore
 from scaling.run import Runner, loss_fn
-from scaling.study import Planned, Study, evaluation_digest, plan_study
+from scaling.study import (
+    Planned,
+    Study,
+    evaluation_digest,
+    flops_with_and_without_branching,
+    plan_study,
+)
 
 _POLL_SECONDS = 1.0
 
@@ -38,6 +43,7 @@ class Executor:
 
     def write_plan(self) -> None:
         """Writes plan.json, from which reports are made without training code."""
+        spent, cosine = flops_with_and_without_branching(self.entries)
         plan = {
             "study": self.study.name,
             "question": self.study.question,
@@ -47,6 +53,9 @@ class Executor:
                 task.source.domain: self.runner.prepared(task).heldout.bytes_per_token
                 for task in self.study.evaluation.tasks
             },
+            "law": to_json(self.study.law),
+            "flops_spent": spent,
+            "flops_cosine": cosine,
             "entries": [entry.entry() for entry in self.entries],
         }
         storage.write_json(self.store.study_dir(self.study.name) / "plan.json", plan)
@@ -89,14 +98,17 @@ class Executor:
     def _is_evaluated(self, entry: Planned) -> bool:
         if not entry.is_point:
             return True
-        done = {row["domain"] for row in self.store.evaluations(entry.run)
-                if row["step"] == entry.stop and row["digest"] == self.evaluation_digest}
+        done = {
+            row["domain"]
+            for row in self.store.evaluations(entry.run)
+            if row["step"] == entry.stop and row["digest"] == self.evaluation_digest
+        }
         return {task.source.domain for task in self.study.evaluation.tasks} <= done
 
     def _advance(self, entry: Planned) -> bool:
         """Brings one run to its end. Returns False if it has to wait for another process."""
         points = [] if entry.is_point else self.branch_points(entry)
-        if self._is_finished(entry) and self.runner.is_done(entry.run, entry.stop, points):
+        if self._is_finished(entry) and not self.runner.missing(entry.run, entry.stop, points):
             return True
         if entry.config.parent is not None:
             parent = entry.config.parent
@@ -119,15 +131,12 @@ class Executor:
     def _evaluate(self, entry: Planned) -> None:
         state = self.runner.state_at(entry.config, entry.run, entry.stop)
         config, wanted = entry.config, self.study.evaluation
-        execution = mesh.resolve(self.runner.execution, config.data, config.model.num_layers)
+        execution = self.runner.resolved(config)
         loss = loss_fn(config.model, next_token, execution)
         rows: list[dict[str, Any]] = []
         for task in wanted.tasks:
-            heldout = self._heldout(task)
+            heldout = self.runner.prepared(task).heldout
             found = evaluate(state.params, heldout, wanted.tokens, wanted.sequence_length, loss, execution)
             key = {"step": entry.stop, "digest": self.evaluation_digest, "domain": task.source.domain}
             rows.append(key | found)
         self.store.add_evaluations(entry.run, rows)
-
-    def _heldout(self, task: TaskConfig) -> Any:
-        return self.runner.prepared(task).heldout

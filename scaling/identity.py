@@ -31,7 +31,9 @@ def identity(config: RunConfig, digests: Mapping[str, str]) -> dict[str, Any]:
 
 def _data_identity(data: DataConfig, digests: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "mixture": [[task_id(component.task), digests[component.task.name], component.rate] for component in data.mixture],
+        "mixture": [
+            [task_id(component.task), digests[component.task.name], component.rate] for component in data.mixture
+        ],
         "sequence_length": data.sequence_length,
         "batch_size": data.batch_size,
     }

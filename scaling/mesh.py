@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -25,7 +25,8 @@ class Execution:
     microbatches: int
     steps_per_dispatch: int
     unroll: int
-    remat: str
+    remat: Literal["none", "block"]
+    attention: Literal["batched_matmul", "dot_product_attention"]
 
     @property
     def mesh(self) -> Mesh:
@@ -63,7 +64,14 @@ def resolve(config: ExecutionConfig, data: DataConfig, num_layers: int) -> Execu
         rows_at_once = max(1, _CPU_MICROBATCH_TOKENS // data.sequence_length) if on_cpu else rows
         microbatches = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= rows_at_once)
     unroll = config.unroll or (num_layers if on_cpu and num_layers <= _UNROLL_AT_MOST else 1)
-    return Execution(devices, math.gcd(microbatches, rows), config.steps_per_dispatch, unroll, config.remat)
+    return Execution(
+        devices=devices,
+        microbatches=math.gcd(microbatches, rows),
+        steps_per_dispatch=config.steps_per_dispatch,
+        unroll=unroll,
+        remat=config.remat,
+        attention="batched_matmul" if on_cpu else "dot_product_attention",
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 Objective = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def next_token(
-    logits_BTV: jax.Array, tokens: jax.Array, segments: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def next_token(logits_BTV: jax.Array, tokens: jax.Array, segments: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihood of each next token, summed over the targets that count.
 
     A target counts when it belongs to the same record as its input: the first token of the next record in a packed

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from models.config import ModelConfig
 from scaling.config import OptimizerConfig
@@ -37,12 +38,12 @@ class Hyper(NamedTuple):
         clip_norm: largest global norm of the gradient.
     """
 
-    learning_rate: float | jax.Array
-    weight_decay: float | jax.Array
-    clip_norm: float | jax.Array
+    learning_rate: ArrayLike
+    weight_decay: ArrayLike
+    clip_norm: ArrayLike
 
 
-def hyper(config: OptimizerConfig, learning_rate: float | jax.Array) -> Hyper:
+def hyper(config: OptimizerConfig, learning_rate: ArrayLike) -> Hyper:
     """The configured hyper-parameters at a learning rate, as float32 scalars."""
     return Hyper(*(jnp.float32(x) for x in (learning_rate, config.weight_decay, config.clip_norm)))
 
@@ -79,12 +80,12 @@ def _group_rates(config: OptimizerConfig, model: ModelConfig) -> dict[str, float
     return {"embedding": 1.0, "head": 1.0, "hidden": 1.0 / hidden, "norm": 1.0}
 
 
-def _scale_by_group(rates: dict[str, float], learning_rate: float | jax.Array) -> optax.GradientTransformation:
+def _scale_by_group(rates: dict[str, float], learning_rate: ArrayLike) -> optax.GradientTransformation:
     """Updates times minus their group's learning rate."""
 
     def update(updates: Any, params: Any) -> Any:
         del params
-        return jax.tree.map(lambda u, group: -learning_rate * rates[group] * u, updates, parameter_groups(updates))
+        return jax.tree.map(lambda u, group: jnp.negative(learning_rate) * rates[group] * u, updates, parameter_groups(updates))
 
     return optax.stateless(update)
 

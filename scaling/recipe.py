@@ -12,7 +12,6 @@ from scaling.config import (
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
-    TaskConfig,
 )
 from scaling.errors import UserError
 from scaling.study import DecaySpec, RunSpec
@@ -39,9 +38,11 @@ class Budget:
     @property
     def label(self) -> str:
         """What a branch of this length is called."""
-        return {"per_parameter": f"{self.value:g}N", "tokens": f"{self.value:g}", "flops": f"{self.value:g}F"}[
-            self.unit
-        ]
+        return {
+            "per_parameter": f"{self.value:g}N",
+            "tokens": f"{self.value:g}",
+            "flops": f"{self.value:g}F",
+        }[self.unit]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +95,7 @@ class Ladder:
         data = DataConfig(self.tasks, self.sequence_length, rows, self.max_epochs)
         warmup_tokens = self.warmup_tokens_per_parameter * parameter_counts(model).non_embedding
         warmup_steps = max(1, round(warmup_tokens / data.tokens_per_step))
-        return RunConfig(
-            model, data, ScheduleConfig(self.learning_rate, warmup_steps), self.optimizer, seed=seed
-        )
+        return RunConfig(model, data, ScheduleConfig(self.learning_rate, warmup_steps), self.optimizer, seed=seed)
 
     def run(self, width: int, seed: int = 0) -> RunSpec:
         """The trunk with a decay branch for every budget."""

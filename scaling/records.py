@@ -66,7 +66,8 @@ class RunStore:
 
     def config(self, run: str) -> dict[str, Any] | None:
         """The run's `config.json`: its id, config and data digests."""
-        return storage.read_json(self.run_dir(run) / "config.json")
+        data: dict[str, Any] | None = storage.read_json(self.run_dir(run) / "config.json")
+        return data
 
     def write_config(self, run: str, data: dict[str, Any]) -> None:
         """Writes `config.json`."""
@@ -115,28 +116,45 @@ def plan(store: RunStore, study: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the study was never planned in this store.
     """
-    data = storage.read_json(store.study_dir(study) / "plan.json")
+    data: dict[str, Any] | None = storage.read_json(store.study_dir(study) / "plan.json")
     if data is None:
         raise FileNotFoundError(f"no plan of study {study!r} under {store.root}")
     return data
 
 
-def status(store: RunStore, study: str) -> pd.DataFrame:
-    """One row per planned run: label, kind, state, steps done and steps asked."""
-    rows = []
+@dataclasses.dataclass(frozen=True)
+class RunStatus:
+    """Where a planned run stands: "complete", "partial", "missing" or "failed" (then with the reason).
+
+    `done` counts steps, the parents' included; `start` and `stop` are those of the plan.
+    """
+
+    label: str
+    kind: str
+    run: str
+    state: str
+    start: int
+    done: int
+    stop: int
+    reason: str | None
+
+
+def status(store: RunStore, study: str) -> dict[str, RunStatus]:
+    """Where every run of a study's plan stands, by label, from what lies on disk."""
+    found = {}
     for entry in plan(store, study)["entries"]:
-        result = store.result(entry["run"])
-        done = 0 if result is None else min(result.step, entry["stop"])
+        start, stop, result = entry["start"], entry["stop"], store.result(entry["run"])
+        reason = result.reason if result else None
         if result is not None and result.state == "failed":
             state, done = "failed", result.step
-        elif done >= entry["stop"]:
-            state = "complete"
+        elif result is not None and result.step >= stop:
+            state, done = "complete", stop
         else:
             logged = storage.read_lines(store.log_path(entry["run"]))
-            done = max(done, logged[-1]["step"] if logged else entry["start"])
-            state = "partial" if done > entry["start"] else "missing"
-        rows.append(entry | {"state": state, "done": done, "reason": result.reason if result else None})
-    return pd.DataFrame(rows)
+            done = min(logged[-1]["step"], stop) if logged else start
+            state = "partial" if done > start else "missing"
+        found[entry["label"]] = RunStatus(entry["label"], entry["kind"], entry["run"], state, start, done, stop, reason)
+    return found
 
 
 def points(store: RunStore, study: str) -> pd.DataFrame:

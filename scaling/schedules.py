@@ -100,7 +100,9 @@ def check(schedule: ScheduleConfig) -> None:
         )
     if decay.shape == "exponential":
         if decay.half_life <= 0:
-            raise UserError(f"decay.half_life is {decay.half_life}: an exponential decay needs a positive one, in steps")
+            raise UserError(
+                f"decay.half_life is {decay.half_life}: an exponential decay needs a positive one, in steps"
+            )
     elif decay.shape not in SHAPES:
         raise UserError(f"decay.shape is {decay.shape!r}: use one of exponential, {', '.join(SHAPES)}")
     elif not 0 <= decay.final <= 1:

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -237,11 +237,7 @@ def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[P
         branch_points = sorted({branch.decay.start for branch in spec.branches})
         kind = "whole" if spec.config.schedule.decay else "trunk"
         stop = spec.steps
-        planned.append(
-            Planned(
-                spec.label, kind, root, root, spec.label, spec.config, 0, stop, tuple(branch_points)
-            )
-        )
+        planned.append(Planned(spec.label, kind, root, root, spec.label, spec.config, 0, stop, tuple(branch_points)))
         for branch in spec.branches:
             config = decay.branch_config(spec.config, root, branch.decay, branch.data)
             planned.append(
@@ -265,6 +261,17 @@ def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[P
     return planned
 
 
+def flops_with_and_without_branching(planned: Sequence[Planned]) -> tuple[float, float]:
+    """6ND FLOPs of a plan, and of training every one of its points from scratch to the same length instead."""
+    spent = cosine = 0.0
+    for entry in planned:
+        per_token = training_flops(entry.config.model, entry.config.data.sequence_length, 1, "6ND")
+        spent += per_token * entry.tokens(entry.start, entry.stop)
+        if entry.is_point:
+            cosine += per_token * entry.entry()["D_total"]
+    return spent, cosine
+
+
 def evaluation_digest(evaluation: EvaluationConfig, heldout_digests: Mapping[str, str]) -> str:
     """The key of evaluation rows: what text was read, how much of it, in rows of what length."""
     plain = to_json(evaluation) | {"tasks": [heldout_digests[task.name] for task in evaluation.tasks]}
@@ -282,11 +289,10 @@ def load_study(name_or_path: str) -> Study:
         path = Path(__file__).resolve().parent.parent / "experiments" / f"{name_or_path}.py"
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.py") if "def study()" in p.read_text())
-        raise UserError(
-            f"no study {name_or_path!r}: give the path of a Python file, or one of {', '.join(known)}"
-        )
+        raise UserError(f"no study {name_or_path!r}: give the path of a Python file, or one of {', '.join(known)}")
     spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

@@ -5,7 +5,7 @@ in a dispatch is an array too, so trunk, branches and all decay shapes run throu
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from scaling.mesh import DATA, Execution, replicated, rows_sharding
 from scaling.optimizers import Hyper
 
 Params = Any
-Batch = dict[str, jax.Array]
+Batch = Mapping[str, Any]  # of arrays, on the host or on devices
 # (params, batch of rows) -> (sum of nats over the counted targets, their number)
 LossFn = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
 
@@ -88,8 +88,8 @@ def compile_dispatch(loss_fn: LossFn, optimizer: OptimizerFn, execution: Executi
     def steps(state: TrainState, rows: Batch, hyper: Hyper, count: jax.Array) -> Any:
         def body(i: jax.Array, carry: Any) -> Any:
             state, metrics = carry
-            at_i = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), (rows, hyper))
-            state, found = train_step(state, *at_i, loss_fn, optimizer, execution.microbatches)
+            rows_i, hyper_i = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), (rows, hyper))
+            state, found = train_step(state, rows_i, hyper_i, loss_fn, optimizer, execution.microbatches)
             return state, {name: metrics[name].at[i].set(value) for name, value in found.items()}
 
         metrics = {"loss": jnp.zeros(size), "grad_norm": jnp.zeros(size)}
@@ -165,6 +165,7 @@ def train(
         if pending is None:
             return
         first, count, metrics, rates = pending
+        learning_rates = np.asarray(rates.learning_rate)
         losses, norms = (np.asarray(metrics[name])[:count] for name in ("loss", "grad_norm"))
         now = time.monotonic()
         seconds, since, pending = (now - since) / count, now, None
@@ -174,7 +175,7 @@ def train(
             LogRow(
                 step=first + i + 1,
                 tokens=tokens_at(first + i + 1),
-                learning_rate=float(rates.learning_rate[i]),
+                learning_rate=float(learning_rates[i]),
                 loss=float(losses[i]),
                 grad_norm=float(norms[i]),
                 seconds=seconds,

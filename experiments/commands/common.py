@@ -5,12 +5,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
 from scaling.data.shards import task_id
 from scaling.execute import Executor
 from scaling.records import RunStore
 from scaling.run import Runner
 from scaling.study import Study, load_study
 from scaling.train import LogRow
+
+
+def terminal() -> Console:
+    """The terminal; piped output is as wide as the tables want to be."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def quantity(x: float) -> str:

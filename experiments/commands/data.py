@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.commands.common import quantity
+from experiments.commands.common import quantity, terminal
 from scaling.data.prepare import prepare as prepare_task
 from scaling.data.shards import Manifest, open_prepared
 from scaling.study import load_study
@@ -15,12 +15,16 @@ from scaling.study import load_study
 
 def prepare(study: str, data_dir: Path) -> None:
     """Prepares every task of a study, with progress, and prints what came out."""
-    console = Console()
+    console = terminal()
     manifests = []
     for task in load_study(study).tasks():
         start = time.monotonic()
         with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
         ) as progress:
             bar = progress.add_task(f"{task.name}: reading")
 
@@ -34,7 +38,7 @@ def prepare(study: str, data_dir: Path) -> None:
 
 def show(study: str, data_dir: Path) -> None:
     """Prints what was prepared of a study's tasks."""
-    _print([open_prepared(task, data_dir).manifest for task in load_study(study).tasks()], Console())
+    _print([open_prepared(task, data_dir).manifest for task in load_study(study).tasks()], terminal())
 
 
 def _print(manifests: list[Manifest], console: Console) -> None:

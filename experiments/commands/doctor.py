@@ -4,9 +4,9 @@ import importlib.util
 import os
 import shutil
 
-from rich.console import Console
 from rich.table import Table
 
+from experiments.commands.common import terminal
 from scaling.environment import SETTINGS, cores, versions
 
 
@@ -14,7 +14,7 @@ def show() -> None:
     """Prints devices, the environment of training processes, versions and what is missing."""
     import jax
 
-    console = Console()
+    console = terminal()
     table = Table("what", "value", show_header=False)
     table.add_row("cores", str(cores()))
     table.add_row("devices", ", ".join(f"{d.device_kind} {d.id}" for d in jax.devices()))

@@ -5,16 +5,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from experiments.commands.common import duration, executor, quantity
+from experiments.commands.common import duration, executor, quantity, terminal
 from scaling.accounting import parameter_counts
 from scaling.execute import Executor
 from scaling.records import status
-from scaling.study import Planned
+from scaling.study import flops_with_and_without_branching
 
 
 def show(name: str, runs_dir: Path, data_dir: Path, calibrate: bool) -> None:
     """Prints the plan of a study."""
-    console = Console()
+    console = terminal()
     made = executor(name, runs_dir, data_dir)
     made.write_plan()
     seconds = step_seconds(made, console) if calibrate else None
@@ -39,7 +39,7 @@ def step_seconds(made: Executor, console: Console) -> dict[str, float]:
 def print_plan(made: Executor, seconds: dict[str, float] | None, console: Console) -> None:
     """The table of runs, and the totals with what cosine would cost."""
     study = made.study
-    states = status(made.store, study.name).set_index("label")
+    states = status(made.store, study.name)
     console.print(f"[bold]{study.name}[/]: {study.question}")
     table = Table("run", "from", "N", "D total", "D/N", "steps", "rows", "FLOPs (6ND)", "time", "state")
     for entry in made.entries:
@@ -58,7 +58,7 @@ def print_plan(made: Executor, seconds: dict[str, float] | None, console: Consol
             str(entry.config.data.batch_size),
             f"{row['flops']['6ND'] * (entry.stop - entry.start) / entry.stop:.2e}" if entry.stop else "",
             time,
-            states.loc[entry.label, "state"],
+            states[entry.label].state,
         )
     console.print(table)
     trained = sum(entry.tokens(entry.start, entry.stop) for entry in made.entries)
@@ -69,19 +69,11 @@ def print_plan(made: Executor, seconds: dict[str, float] | None, console: Consol
         f"{cosine / spent:.2f} times as many."
     )
     if seconds:
-        left = sum(
-            max(0, entry.stop - max(entry.start, int(states.loc[entry.label, "done"]))) * seconds[entry.label]
-            for entry in made.entries
-        )
+        left = seconds_left(made, seconds)
         console.print(f"Time left on this machine: about {duration(left)}, evaluations and start-up not counted.")
 
 
-def flops_with_and_without_branching(entries: list[Planned]) -> tuple[float, float]:
-    """6ND FLOPs of the plan, and of training every point from scratch to the same length."""
-    spent = cosine = 0.0
-    for entry in entries:
-        N = parameter_counts(entry.config.model).non_embedding
-        spent += 6.0 * N * entry.tokens(entry.start, entry.stop)
-        if entry.is_point:
-            cosine += 6.0 * N * entry.entry()["D_total"]
-    return spent, cosine
+def seconds_left(made: Executor, seconds: dict[str, float]) -> float:
+    """Estimated seconds of training that are left of a plan."""
+    states = status(made.store, made.study.name)
+    return sum((row.stop - row.done) * seconds[label] for label, row in states.items() if row.state != "failed")

@@ -9,9 +9,8 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.commands.common import duration, executor, quantity
-from experiments.commands.plan import print_plan, step_seconds
-from scaling.records import status
+from experiments.commands.common import duration, executor, quantity, terminal
+from experiments.commands.plan import print_plan, seconds_left, step_seconds
 from scaling.train import InterruptedRunError, LogRow
 
 
@@ -66,27 +65,24 @@ class _Bar:
 
 def execute(name: str, runs_dir: Path, data_dir: Path, report: bool) -> None:
     """Runs a study to its end, or as far as it is let."""
-    console = Console()
+    console = terminal()
     warnings.showwarning = lambda message, *_: console.print(f"[yellow]warning:[/] {message}")
     stop, bar = _StopFlag(), _Bar(console)
     made = executor(name, runs_dir, data_dir, bar.rows, bar.announce, stop)
     made.write_plan()
-    states = status(made.store, made.study.name).set_index("label")
     if made.is_finished():
-        console.print(f"{made.study.name}: nothing to train, all {len(states)} runs are complete")
+        console.print(f"{made.study.name}: nothing to train, all {len(made.entries)} runs are complete")
     else:
         bar.seconds = step_seconds(made, console)
         print_plan(made, bar.seconds, console)
-        left = sum(
-            max(0, entry.stop - max(entry.start, int(states.loc[entry.label, "done"]))) * bar.seconds[entry.label]
-            for entry in made.entries
-        )
-        bar.progress.update(bar.task, total=left)
+        bar.progress.update(bar.task, total=seconds_left(made, bar.seconds))
         try:
             with bar.progress:
                 made.run()
         except InterruptedRunError as stopped:
-            console.print(f"stopped and saved at step {stopped.step} of {bar.label}: the same command goes on from there")
+            console.print(
+                f"stopped and saved at step {stopped.step} of {bar.label}: the same command goes on from there"
+            )
             sys.exit(130)
         for entry in made.entries:
             result = made.store.result(entry.run)
@@ -94,6 +90,6 @@ def execute(name: str, runs_dir: Path, data_dir: Path, report: bool) -> None:
                 console.print(f"[red]{entry.label} failed:[/] {result.reason}")
         console.print(f"trained in {duration(bar.progress.tasks[0].elapsed or 0.0)}")
     if report:
-        from analysis.report import report_study
+        from analysis.study_report import report_study
 
-        report_study(made.store, made.study.name, made.study.law, console)
+        report_study(made.store, made.study.name, console)

@@ -1,10 +1,11 @@
 """`windtunnel status`: the state of every run of a study, from what lies on disk."""
 
+from collections import Counter
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from experiments.commands.common import terminal
 from scaling.errors import UserError
 from scaling.records import RunStore, status
 
@@ -19,11 +20,11 @@ def show(study: str, runs_dir: Path) -> None:
     except FileNotFoundError as error:
         raise UserError(f"{error}: `windtunnel plan {study}` makes one, or give another --runs-dir") from error
     table = Table("run", "kind", "id", "steps", "of", "state")
-    for _, row in rows.iterrows():
-        colour = _COLOURS[row["state"]]
-        state = f"[{colour}]{row['state']}[/]" + (f": {row['reason']}" if row["state"] == "failed" else "")
-        table.add_row(row["label"], row["kind"], row["run"], str(row["done"]), str(row["stop"]), state)
-    console = Console()
+    for row in rows.values():
+        colour = _COLOURS[row.state]
+        state = f"[{colour}]{row.state}[/]" + (f": {row.reason}" if row.state == "failed" else "")
+        table.add_row(row.label, row.kind, row.run, str(row.done), str(row.stop), state)
+    console = terminal()
     console.print(table)
-    counts = rows["state"].value_counts()
+    counts = Counter(row.state for row in rows.values())
     console.print(", ".join(f"{counts[state]} {state}" for state in _COLOURS if state in counts))

@@ -10,9 +10,7 @@ from scaling.config import DataConfig, DecayConfig, Parent, RunConfig
 from scaling.objectives import next_token
 
 
-def branch_config(
-    parent: RunConfig, parent_run: str, decay: DecayConfig, data: DataConfig | None = None
-) -> RunConfig:
+def branch_config(parent: RunConfig, parent_run: str, decay: DecayConfig, data: DataConfig | None = None) -> RunConfig:
     """The branch's run config: the parent's, with a decay from `decay.start` and possibly other data.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 
 SHINGLE_WORDS = 5
 PERMUTATIONS = 128  # the estimate of a Jaccard similarity of 0.8 has a standard error of 0.035
+_SCHEME = "affine32"  # how datasketch permutes 32-bit hashes
 _CHUNK = 1 << 16  # shingles permuted at a time: bounds memory at 32 MiB for a document of any length
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 
@@ -27,26 +28,25 @@ class Duplicates:
 
     def __init__(self, threshold: float):
         self._threshold = threshold
-        self._seen: set[bytes] = set()
+        self._kept: set[bytes] = set()
         self._sketches: list[Any] = []
-        # Missing a pair is worse than looking at one too many, for candidates are compared before they count.
-        self._index = (
-            datasketch.MinHashLSH(threshold, PERMUTATIONS, weights=(0.1, 0.9)) if threshold < 1 else None
-        )
+        # Missing a pair is worse than looking at one too many: candidates are compared before they count.
+        weights = (0.1, 0.9)
+        self._index = datasketch.MinHashLSH(threshold, PERMUTATIONS, weights) if threshold < 1 else None
 
-    def check(self, data: bytes) -> Literal["exact", "near"] | None:
+    def check(self, data: bytes) -> Literal["exact_duplicate", "near_duplicate"] | None:
         """Whether this document repeats an earlier one that was kept; if not, it is kept."""
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        if digest in self._seen:
-            return "exact"
-        self._seen.add(digest)
-        if self._index is None:
-            return None
-        sketch = _sketch(data)
-        if any(sketch.jaccard(self._sketches[key]) >= self._threshold for key in self._index.query(sketch)):
-            return "near"
-        self._index.insert(len(self._sketches), sketch)
-        self._sketches.append(sketch)
+        if digest in self._kept:
+            return "exact_duplicate"
+        if self._index is not None:
+            sketch = _sketch(data)
+            twins = (self._sketches[key] for key in self._index.query(sketch))
+            if any(sketch.jaccard(twin) >= self._threshold for twin in twins):
+                return "near_duplicate"
+            self._index.insert(len(self._sketches), sketch)
+            self._sketches.append(sketch)
+        self._kept.add(digest)
         return None
 
 
@@ -63,9 +63,8 @@ def shingles(data: bytes) -> np.ndarray:
     if len(starts) == 0:
         return np.zeros(0, np.uint32)
     powers, inverses = _powers(1 << max(10, len(data).bit_length()))
-    sums = np.concatenate(
-        [np.zeros(1, np.uint64), np.cumsum((text.astype(np.uint64) + 1) * powers[: len(text)])]
-    )
+    sums = np.zeros(len(text) + 1, np.uint64)
+    np.cumsum((text.astype(np.uint64) + 1) * powers[: len(text)], out=sums[1:])
     words = _mix((sums[ends] - sums[starts]) * inverses[starts])
     width = min(SHINGLE_WORDS, len(words))
     runs = np.lib.stride_tricks.sliding_window_view(words, width)
@@ -73,16 +72,12 @@ def shingles(data: bytes) -> np.ndarray:
 
 
 def _sketch(data: bytes) -> Any:
-    sketch = datasketch.MinHash(
-        PERMUTATIONS, hashfunc=_identity, permutations=_permutations(), scheme=_permutation_scheme
-    )
+    """The document's MinHash."""
+    sketch = datasketch.MinHash(PERMUTATIONS, hashfunc=_identity, permutations=_permutations(), scheme=_SCHEME)
     hashes = shingles(data)
     for start in range(0, len(hashes), _CHUNK):
         sketch.update_batch(hashes[start : start + _CHUNK])
     return datasketch.LeanMinHash(sketch)
-
-
-_permutation_scheme = "affine32"
 
 
 def _identity(value: Any) -> Any:
@@ -91,7 +86,8 @@ def _identity(value: Any) -> Any:
 
 @functools.cache
 def _permutations() -> np.ndarray:
-    return np.asarray(datasketch.MinHash(PERMUTATIONS, scheme=_permutation_scheme).permutations)
+    permutations: np.ndarray = datasketch.MinHash(PERMUTATIONS, scheme=_SCHEME).permutations
+    return permutations
 
 
 @functools.cache

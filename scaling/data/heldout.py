@@ -27,7 +27,7 @@ class HeldoutRows:
 
 
 def heldout_rows(shards: Shards, tokens: int, sequence_length: int) -> HeldoutRows:
-    """The first rows of a split in a fixed shuffled order of its records, so that few rows see many documents.
+    """The first rows of a split in a fixed shuffled order of its records: few rows still see many documents.
 
     Args:
         shards: of a held-out split.
@@ -41,8 +41,8 @@ def heldout_rows(shards: Shards, tokens: int, sequence_length: int) -> HeldoutRo
     count = min(tokens, shards.tokens - 1) // T
     if count < 1:
         raise UserError(
-            f"evaluation on {shards.name}: {tokens} tokens asked and {shards.tokens} held out, less than one row of "
-            f"{T}: ask for more, or shorten sequence_length"
+            f"evaluation on {shards.name}: {tokens} tokens asked and {shards.tokens} held out, less than one row "
+            f"of {T}: ask for more, or shorten sequence_length"
         )
     order = np.random.Generator(np.random.Philox(_ORDER_SEED)).permutation(shards.num_records)
     ends = np.cumsum(shards.lengths[order])

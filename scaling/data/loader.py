@@ -19,8 +19,8 @@ Batch = dict[str, np.ndarray]
 class TokenStream:
     """A task's training tokens without end: its records shuffled anew in every epoch, and read in lanes.
 
-    The order of an epoch is a function of (seed, content digest, epoch), so a token is named by its lane and its
-    position in the lane alone. A lane goes on with its stretch of the next epoch where that of one epoch ends.
+    The order of an epoch is a function of (seed, content digest, epoch), so a lane and a position in it name a
+    token for good. Where a lane's stretch of one epoch ends, it goes on with its stretch of the next.
     """
 
     def __init__(self, shards: Shards, seed: int):
@@ -33,7 +33,7 @@ class TokenStream:
         self._record = functools.lru_cache(maxsize=2 * self.lanes)(shards.read)
 
     def _lay_out(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The records of an epoch in order, and where in the epoch each starts (one more entry for the end)."""
+        """The records of an epoch in order, and where in the epoch each starts (and the last one ends)."""
         seed = np.random.SeedSequence([self._seed, epoch, *self._key])
         order = np.random.Generator(np.random.Philox(seed)).permutation(self.shards.num_records)
         starts = np.zeros(len(order) + 1, np.int64)
@@ -73,8 +73,8 @@ def open_mixture(data: DataConfig, data_dir: Path, vocab_size: int | None = None
         vocab_size: the model's, to be checked against the shards'.
 
     Raises:
-        UserError: a task is not prepared or damaged, tasks have different vocabularies, or the model has another
-            vocabulary size than the shards.
+        UserError: a task is not prepared or damaged, tasks have different vocabularies, or the model has
+            another vocabulary size than the shards.
     """
     opened = {task_id(part.task): open_prepared(part.task, data_dir) for part in data.mixture}
     first, *others = opened.values()
@@ -82,8 +82,8 @@ def open_mixture(data: DataConfig, data_dir: Path, vocab_size: int | None = None
         if other.manifest.vocabulary_digest != first.manifest.vocabulary_digest:
             raise UserError(
                 f"mixture: tasks {first.manifest.task.name!r} and {other.manifest.task.name!r} have different "
-                f"vocabularies (of {first.manifest.vocab_size} and {other.manifest.vocab_size} ids): prepare both "
-                f"with one, 'bytes' for instance"
+                f"vocabularies (of {first.manifest.vocab_size} and {other.manifest.vocab_size} ids): give both "
+                f"'bytes', or one the other's vocabulary.model as model_file"
             )
     if vocab_size is not None and vocab_size != first.manifest.vocab_size:
         raise UserError(
@@ -93,17 +93,13 @@ def open_mixture(data: DataConfig, data_dir: Path, vocab_size: int | None = None
     return opened
 
 
-def open_streams(
-    data: DataConfig, data_dir: Path, seed: int, vocab_size: int | None = None
-) -> dict[str, TokenStream]:
+def open_streams(data: DataConfig, data_dir: Path, seed: int, vocab_size: int | None = None) -> dict[str, TokenStream]:
     """The training streams of a mixture by task id; errors as `open_mixture`."""
     opened = open_mixture(data, data_dir, vocab_size)
     return {name: TokenStream(prepared.train, seed) for name, prepared in opened.items()}
 
 
-def check_budget(
-    timeline: Timeline, stop_step: int, streams: Mapping[str, TokenStream], max_epochs: float
-) -> None:
+def check_budget(timeline: Timeline, stop_step: int, streams: Mapping[str, TokenStream], max_epochs: float) -> None:
     """Raises a UserError if steps up to `stop_step` ask a source for more than `max_epochs` times its tokens."""
     for name, asked in timeline.consumed(stop_step).items():
         there = streams[name].shards.tokens
@@ -141,9 +137,7 @@ class Loader:
     def __init__(self, streams: Mapping[str, TokenStream], timeline: Timeline):
         missing = {name for segment in timeline.segments for name in segment.sources} - set(streams)
         if missing:
-            raise UserError(
-                f"data: no shards opened for {', '.join(sorted(missing))}, which the timeline reads"
-            )
+            raise UserError(f"data: no shards opened for {', '.join(sorted(missing))}, which the timeline reads")
         self.streams = streams
         self.timeline = timeline
 

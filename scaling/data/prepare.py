@@ -1,53 +1,39 @@
 """From a task's definition to its prepared folder: clean, split, tokenise, write, verify.
 
-The corpus is read in passes (what to keep; the vocabulary; the tokens of each split), so memory holds sketches
+The corpus is read in passes (what to keep, the vocabulary, the tokens of each split), so memory holds sketches
 of documents and never the corpus. The same corpus gives the same bytes.
 """
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from scaling.config import TaskConfig, canonical, to_json
+from scaling.config import TaskConfig, to_json
 from scaling.data import shards, sources
-from scaling.data.duplicates import Duplicates
 from scaling.data.sources import Document
+from scaling.data.survey import HELDOUT, TRAIN, Survey, survey
 from scaling.data.writer import SplitWriter
 from scaling.errors import UserError
 
-DROPPED, TRAIN, HELDOUT = 0, 1, 2
+FATES: dict[shards.Split, int] = {"train": TRAIN, "heldout": HELDOUT}
+VOCABULARY_BYTES = 64 << 20  # of training text that a vocabulary is learned from, at most
 Progress = Callable[[str, int, int], None]
 
 
 def ignore_progress(stage: str, documents: int, done_bytes: int) -> None:
     """The progress callback of who does not want to know."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Survey:
-    """What becomes of every document of a corpus.
-
-    Attributes:
-        fates: per document in order, DROPPED, TRAIN or HELDOUT.
-        dropped: documents left out, by reason, those that could not be read included.
-        units: split units with at least one kept document, for TRAIN and HELDOUT.
-    """
-
-    fates: bytes
-    dropped: dict[str, int]
-    units: dict[int, tuple[str, ...]]
 
 
 def prepare(task: TaskConfig, data_dir: Path, progress: Progress = ignore_progress) -> shards.Manifest:
@@ -68,99 +54,63 @@ def prepare(task: TaskConfig, data_dir: Path, progress: Progress = ignore_progre
     """
     _check_definition(task)
     folder = data_dir / shards.task_id(task)
-    if folder.exists():
-        return shards.open_prepared(task, data_dir).manifest
     partial = data_dir / f".{folder.name}.partial"
-    with _out_of_space(data_dir):
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with _lock(data_dir / f".{folder.name}.lock"):
-            if folder.exists():
-                return shards.open_prepared(task, data_dir).manifest
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                partial.mkdir()
-                _write(task, partial, progress)
-                partial.rename(folder)
-                _sync(data_dir)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+    if not folder.exists():
+        with _out_of_space(data_dir):
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with _lock(data_dir / f".{folder.name}.lock"):
+                if not folder.exists():
+                    shutil.rmtree(partial, ignore_errors=True)
+                    try:
+                        partial.mkdir()
+                        _write(task, partial, progress)
+                        partial.rename(folder)
+                        _sync(data_dir)
+                    finally:
+                        shutil.rmtree(partial, ignore_errors=True)
     return shards.open_prepared(task, data_dir).manifest
-
-
-def survey(task: TaskConfig, progress: Progress = ignore_progress) -> Survey:
-    """Decides about every document: too short, a duplicate of an earlier one, for training or held out.
-
-    Duplicates are found before the split and across it, so no held-out document has a near twin in training.
-    """
-    skipped: Counter[str] = Counter()
-    fates = bytearray()
-    units: dict[str, int] = {}
-    unit_of: list[str] = []
-    duplicates = Duplicates(task.near_duplicates)
-    for count, size, document in _counted(sources.documents(task.source, skipped)):
-        progress("clean", count, size)
-        data = document.text.encode()
-        repeat = None if len(data) < task.min_bytes else duplicates.check(data)
-        reason = "too_short" if len(data) < task.min_bytes else f"{repeat}_duplicate" if repeat else ""
-        if reason:
-            skipped[reason] += 1
-        else:
-            units[document.unit] = 0
-        fates.append(DROPPED if reason else TRAIN)
-        unit_of.append(document.unit)
-    heldout = _heldout_units(task, units)
-    for number, unit in enumerate(unit_of):
-        if fates[number] and unit in heldout:
-            fates[number] = HELDOUT
-    by_split = {
-        TRAIN: tuple(u for u in units if u not in heldout),
-        HELDOUT: tuple(u for u in units if u in heldout),
-    }
-    return Survey(bytes(fates), dict(sorted(skipped.items())), by_split)
-
-
-def _heldout_units(task: TaskConfig, units: Iterable[str]) -> set[str]:
-    """Units whose hash falls below the fraction; at least the one with the smallest hash."""
-    hashes = {unit: int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8]) / 2**64 for unit in units}
-    if len(hashes) < 2:
-        raise UserError(
-            f"task {task.name!r}: {len(hashes)} document(s) left of {task.source.glob or 'the corpus'!r} after "
-            f"cleaning, and a held-out split needs at least two: bring more documents, or cut a long one"
-        )
-    below = {unit for unit, value in hashes.items() if value < task.heldout_fraction}
-    return below or {min(hashes, key=lambda unit: (hashes[unit], unit))}
 
 
 def _write(task: TaskConfig, folder: Path, progress: Progress) -> None:
     """Everything of a prepared folder, the manifest last."""
     from scaling.data import tasks  # eight seconds of TensorFlow, in preparation alone
 
-    found = survey(task, progress)
+    found = survey(task, functools.partial(progress, "clean"))
+    sizes: deque[int] = deque()  # of the texts on their way through seqio, which hands on tokens alone
 
-    def texts(stage: str, fate: int) -> Iterator[str]:
-        both = zip(sources.documents(task.source), found.fates, strict=True)
-        for count, size, document in _counted(document for document, what in both if what == fate):
-            progress(stage, count, size)
+    def texts(split: shards.Split, stage: str) -> Iterator[str]:
+        done = 0
+        for number, document in enumerate(_kept(task, found, FATES[split]), start=1):
+            size = len(document.text.encode())
+            done += size
+            progress(stage, number, done)
+            sizes.append(size)
             yield document.text
 
     model_file = folder / shards.VOCABULARY_MODEL
-    if task.vocabulary.kind == "sentencepiece":
-        model_file.write_bytes(tasks.train_sentencepiece(texts("vocabulary", TRAIN), task.vocabulary.size))
-    vocab = tasks.vocabulary(task, model_file)
-    table = tasks.token_bytes(vocab)
+    if task.vocabulary.model_file:
+        _copy_model(Path(task.vocabulary.model_file), model_file)
+    elif task.vocabulary.kind == "sentencepiece":
+        sample = _sample(texts("train", "vocabulary"), VOCABULARY_BYTES / max(1, found.kept_bytes))
+        model_file.write_bytes(tasks.train_sentencepiece(sample, task.vocabulary.size))
+    vocabulary = tasks.vocabulary(task.vocabulary, model_file)
+    table = tasks.token_bytes(vocabulary)
     np.save(folder / shards.TOKEN_BYTES, table)
-    vocabulary_digest = _vocabulary_digest(task, model_file)
-    codec: shards.Codec = (
-        "bytes" if task.vocabulary.kind == "bytes" else "uint16" if len(table) <= 1 << 16 else "uint32"
-    )
-    seqio_task = tasks.build_task(
-        task, vocab, {"train": lambda: texts("train", TRAIN), "heldout": lambda: texts("heldout", HELDOUT)}
-    )
+    vocabulary_digest = shards.file_sha256(model_file if model_file.exists() else folder / shards.TOKEN_BYTES)
+    codec = shards.codec_for(task.vocabulary.kind, len(table))
+    seqio_task = tasks.build_task(task, vocabulary, {split: functools.partial(texts, split, split) for split in FATES})
+    dropped = Counter(found.dropped)
     splits = {}
-    for split, fate in (("train", TRAIN), ("heldout", HELDOUT)):
+    for split, fate in FATES.items():
+        sizes.clear()
         writer = SplitWriter(folder, split, codec, table, vocabulary_digest)
         for tokens in tasks.tokenized(seqio_task, split):
-            writer.add(tokens, task.record_tokens)
+            if table[tokens].sum() == sizes.popleft():
+                writer.add(tokens, task.record_tokens)
+            else:  # SentencePiece takes a literal U+2581 for a space: the loss per byte would be of other text
+                dropped["not_representable"] += 1
+        if not writer.documents:
+            raise UserError(f"task {task.name!r}: the vocabulary gives no document of its {split} split back exactly")
         splits[split] = writer.finish(len(found.units[fate]))
     manifest = shards.Manifest(
         task=task,
@@ -170,52 +120,56 @@ def _write(task: TaskConfig, folder: Path, progress: Progress) -> None:
         train=splits["train"],
         heldout=splits["heldout"],
         heldout_units=tuple(sorted(found.units[HELDOUT]))[:1000],
-        dropped=found.dropped,
-        notes=sources.notes(task.source),
-        versions=_versions() | tasks.versions(),
+        dropped=dict(sorted(dropped.items())),
+        notes=sources.notes(task.source) + found.notes,
+        versions=_versions(),
         files={path.name: _file_record(path) for path in sorted(folder.iterdir())},
     )
     text = json.dumps(to_json(manifest), indent=1, ensure_ascii=False)
     (folder / shards.MANIFEST).write_text(text + "\n", encoding="utf-8")
-    for path in folder.iterdir():
+    for path in (*folder.iterdir(), folder):
         _sync(path)
-    _sync(folder)
     shards.check_files(folder, manifest, verify=True)
 
 
+def _kept(task: TaskConfig, found: Survey, fate: int) -> Iterator[Document]:
+    """The documents of one split."""
+    documents = sources.documents(task.source, section_size=found.section_size)
+    return (document for document, what in zip(documents, found.fates, strict=True) if what == fate)
+
+
+def _sample(texts: Iterable[str], share: float) -> Iterator[str]:
+    """About this share of the texts, by their hash; all of them from 1 on."""
+    return (text for text in texts if share >= 1 or _unit_interval(text) < share)
+
+
+def _unit_interval(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(b"vocabulary" + text.encode()).digest()[:8]) / 2**64
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError as error:
+        raise UserError(f"vocabulary.model_file {source}: no such file; prepare the task it comes from") from error
+
+
 def _check_definition(task: TaskConfig) -> None:
-    wrong = {
-        "name": not task.name or not all(c.isalnum() or c in "-_." for c in task.name) or task.name[0] == ".",
-        "record_tokens": task.record_tokens < 2,
-        "heldout_fraction": not 0 < task.heldout_fraction < 1,
-        "near_duplicates": not 0 < task.near_duplicates <= 1,
-        "vocabulary": (task.vocabulary.kind == "sentencepiece") != (task.vocabulary.size > 0),
+    words = task.vocabulary
+    trained, given = words.size > 0, words.model_file != ""
+    rules = {
+        "name": (task.name.replace("-", "").replace(".", "").replace("_", "").isalnum(), "letters, digits, - _ ."),
+        "record_tokens": (task.record_tokens > 1, "at least 2"),
+        "heldout_fraction": (0 < task.heldout_fraction < 1, "between 0 and 1"),
+        "near_duplicates": (0 < task.near_duplicates <= 1, "above 0 and at most 1"),
+        "vocabulary": (
+            trained != given if words.kind == "sentencepiece" else not (trained or given),
+            "sentencepiece with either a size or a model_file, or bytes with neither",
+        ),
     }
-    allowed = {
-        "name": "letters, digits, - _ .",
-        "record_tokens": "at least 2",
-        "heldout_fraction": "between 0 and 1",
-        "near_duplicates": "above 0, at most 1",
-        "vocabulary": "a size for sentencepiece, none for bytes",
-    }
-    for field in (field for field, is_wrong in wrong.items() if is_wrong):
-        raise UserError(
-            f"task {task.name!r}: {field} is {getattr(task, field)!r}: it must be {allowed[field]}"
-        )
-
-
-def _counted(read: Iterable[Document]) -> Iterator[tuple[int, int, Document]]:
-    """Documents with how many there were so far and their UTF-8 bytes."""
-    size = 0
-    for count, document in enumerate(read, start=1):
-        size += len(document.text.encode())
-        yield count, size, document
-
-
-def _vocabulary_digest(task: TaskConfig, model_file: Path) -> str:
-    if task.vocabulary.kind == "bytes":
-        return hashlib.sha256(b"bytes").hexdigest()
-    return shards.file_sha256(model_file)
+    for field, (holds, rule) in rules.items():
+        if not holds:
+            raise UserError(f"task {task.name!r}: {field} is {getattr(task, field)!r} and must be {rule}")
 
 
 def _file_record(path: Path) -> shards.FileRecord:
@@ -223,7 +177,7 @@ def _file_record(path: Path) -> shards.FileRecord:
 
 
 def _versions() -> dict[str, str]:
-    libraries = ("array-record", "datasketch", "numpy")
+    libraries = ("array-record", "datasketch", "numpy", "sentencepiece", "seqio", "tensorflow")
     python = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
     return python | {name: importlib.metadata.version(name) for name in libraries}
 
@@ -233,11 +187,10 @@ def _out_of_space(data_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        free = shutil.disk_usage(data_dir).free / 1e6
         raise UserError(
-            f"{data_dir}: no space left ({free:.0f} MB free); nothing was kept: free some or give another --data-dir"
+            f"{data_dir}: {os.strerror(error.errno).lower()}, nothing was kept; make room or give another --data-dir"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Prepared tasks: the folder's manifest, and the token records of its two splits.
 
-A prepared folder is self-contained: reading it needs neither seqio nor TensorFlow, nor the corpus. It is named
-`<task>-<first 8 hex digits of the definition's hash>` and holds, per split, ArrayRecord shards (one record is a
+A prepared folder is self-contained: reading it needs neither seqio nor TensorFlow, nor the corpus. Its name is
+`<task>-<first 8 hex digits of the definition's hash>`. It holds, per split, ArrayRecord shards (one record is a
 slice of one document) and an index of the records; the vocabulary's model file, if it has one; the number of
 bytes that each token stands for; and a manifest, written last.
 """
@@ -9,6 +9,7 @@ bytes that each token stands for; and a manifest, written last.
 import dataclasses
 import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +63,8 @@ class Manifest:
         task: the definition that it was prepared from.
         codec: how records are stored.
         vocab_size: number of token ids, special ones included.
-        vocabulary_digest: of the vocabulary's kind and model file; tasks of one mixture share it.
+        vocabulary_digest: SHA-256 of the vocabulary's model file (of the table of token bytes, if it has none);
+            tasks of one mixture share it.
         heldout_units: split units whose hash put them in the held-out split (at most the first 1000).
         dropped: documents left out, by reason.
         notes: what a person should know.
@@ -86,6 +88,13 @@ class Manifest:
 def task_id(task: TaskConfig) -> str:
     """The name of a task's prepared folder, and of the task as a source in a timeline."""
     return f"{task.name}-{hashlib.sha256(canonical(to_json(task)).encode()).hexdigest()[:8]}"
+
+
+def codec_for(kind: str, vocab_size: int) -> Codec:
+    """How tokens of a vocabulary of this kind and size are stored."""
+    if kind == "bytes":
+        return "bytes"
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 def encode(tokens: np.ndarray, codec: Codec) -> bytes:
@@ -176,17 +185,13 @@ def open_prepared(task: TaskConfig, data_dir: Path, verify: bool = False) -> Pre
         raise UserError(_why_missing(task, data_dir))
     manifest = read_manifest(folder)
     if manifest.task != task:
-        raise UserError(
-            f"{folder}: was prepared with {_differences(manifest.task, task)}; delete it and prepare again"
-        )
+        raise UserError(f"{folder}: was prepared with {_differences(manifest.task, task)}; delete it and prepare again")
     check_files(folder, manifest, verify)
     return Prepared(manifest, Shards(folder, manifest, "train"), Shards(folder, manifest, "heldout"))
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a prepared folder."""
-    import json
-
     try:
         return from_json(Manifest, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, UserError) as error:
@@ -200,9 +205,7 @@ def check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected.bytes:
-            raise UserError(
-                f"{path}: missing or not of {expected.bytes} bytes; delete {folder} and prepare again"
-            )
+            raise UserError(f"{path}: missing or not of {expected.bytes} bytes; delete {folder} and prepare again")
         if verify and file_sha256(path) != expected.sha256:
             raise UserError(f"{path}: its bytes have changed; delete {folder} and prepare again")
 
@@ -218,7 +221,7 @@ def _why_missing(task: TaskConfig, data_dir: Path) -> str:
     for other in sorted(data_dir.glob(f"{task.name}-????????/{MANIFEST}")):
         message += f" (what is there has {_differences(read_manifest(other.parent).task, task)})"
         break
-    return f"{message}: run `windtunnel data prepare {task.name}`, or the same with the study's name"
+    return f"{message}: run `windtunnel data prepare STUDY` with the study that names it"
 
 
 def _differences(there: TaskConfig, asked: TaskConfig) -> str:

@@ -23,8 +23,8 @@ from scaling.errors import UserError
 
 KINDS = ".txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .zip"
 NO_TEST_PACKAGE = (
-    "this interpreter comes without the standard library's `test` package, so the corpus is about 12 MB instead "
-    "of 31 MB: plan a smaller ladder, or prepare with an interpreter built from source"
+    "this interpreter comes without the standard library's `test` package, so the corpus is about 12 MB instead of "
+    "31 MB: plan a smaller ladder, or prepare with an interpreter that has it"
 )
 
 
@@ -43,30 +43,42 @@ class Document:
     unit: str
 
 
-def documents(source: SourceConfig, skipped: Counter[str] | None = None) -> Iterator[Document]:
+def documents(source: SourceConfig, skipped: Counter[str] | None = None, section_size: int = 0) -> Iterator[Document]:
     """All documents of a corpus, always in the same order.
 
     Args:
         source: which corpus.
         skipped: is told what was left out, by reason: "not_utf8", "no_text", "not_json", "unknown_kind".
+        section_size: if not 0, texts of files are cut at blank lines into documents of at least so many
+            characters: for a corpus of a few long texts, of which some must be held out.
 
     Raises:
         UserError: nothing matches the glob, or nothing that matches holds a document.
     """
     skipped = Counter() if skipped is None else skipped
     found = False
-    read = _python_stdlib(skipped) if source.kind == "python_stdlib" else _files(source, skipped)
-    for document in read:
+    for document in _python_stdlib(skipped) if source.kind == "python_stdlib" else _files(source, skipped):
         found = True
-        yield document
+        yield from _sections(document, section_size) if section_size else (document,)
     if not found:
-        reasons = (
-            ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items())) or "nothing skipped"
-        )
+        place = "the standard library" if source.kind == "python_stdlib" else repr(source.glob)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items()))
         raise UserError(
-            f"source {source.domain!r}: no documents in {source.glob or 'the standard library'!r} ({reasons}); "
-            f"readable are {KINDS}, with the text of .jsonl and .parquet under {source.text_key!r}"
+            f"source {source.domain!r}: no documents in {place} (skipped: {reasons or 'nothing'}); readable are "
+            f"{KINDS}, with the text of .jsonl and .parquet under {source.text_key!r}"
         )
+
+
+def _sections(document: Document, size: int) -> Iterator[Document]:
+    """A text cut after blank lines (after lines, where it has none blank); end to end they are the text."""
+    mark = "\n\n" if "\n\n" in document.text else "\n"
+    start = number = 0
+    while start < len(document.text):
+        cut = document.text.find(mark, start + size)
+        end = len(document.text) if cut < 0 else cut + len(mark)
+        number += 1
+        yield _document(f"{document.id}#{number}", document.text[start:end])
+        start = end
 
 
 def stdlib_folder() -> Path:
@@ -86,10 +98,7 @@ def _python_stdlib(skipped: Counter[str]) -> Iterator[Document]:
     left_out = {"site-packages", "dist-packages", "__pycache__"}
     names = (path.relative_to(root) for path in root.rglob("*.py"))
     for name in sorted(names, key=lambda name: name.as_posix()):
-        if (
-            left_out.isdisjoint(name.parts)
-            and (text := _decode((root / name).read_bytes(), skipped)) is not None
-        ):
+        if left_out.isdisjoint(name.parts) and (text := _decode((root / name).read_bytes(), skipped)) is not None:
             yield Document(name.as_posix(), text, _stdlib_unit(name))
 
 
@@ -130,9 +139,7 @@ def _zip(name: str, stream: IO[bytes], key: str, skipped: Counter[str]) -> Itera
     try:
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{name}: not a whole zip archive ({error}); fetch it again or leave it out"
-        ) from error
+        raise UserError(f"{name}: not a whole zip archive ({error}); fetch it again or leave it out") from error
     with archive:
         for member in sorted(archive.namelist()):
             if not member.endswith("/"):
@@ -187,8 +194,8 @@ def _is_unicode(text: str) -> bool:
 @contextlib.contextmanager
 def _unpacked(stream: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
     if suffix == ".gz":
-        with gzip.open(stream, "rb") as unpacked:
-            yield unpacked
+        with gzip.GzipFile(fileobj=stream) as unpacked:
+            yield io.BufferedReader(unpacked)
     elif suffix == ".zst":
         import zstandard
 

@@ -1,40 +1,68 @@
 """seqio tasks and mixtures over our corpora: the only file that imports seqio and TensorFlow.
 
-Only preparation imports it. seqio tokenises; cleaning and the split come before, shards and their order after.
+Only preparation imports it. seqio tokenises; cleaning and the split come before, shards and order after.
 """
 
+import contextlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scaling.config import DataConfig, TaskConfig
+from scaling.config import DataConfig, TaskConfig, VocabularyConfig
 from scaling.data.shards import BYTE_OFFSET, task_id
 from scaling.errors import UserError
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # C++ chatter about devices that tokenising does not use
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Holds back what C++ writes to file descriptor 2 on import, about devices that tokenising does not use."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 try:
-    import seqio
-    import tensorflow as tf
+    with _without_chatter():
+        import seqio
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # tokenising must not claim the memory of a training process
 except ImportError as missing:
     raise UserError(
         f"preparing a task needs {missing.name}, which is not installed: install windtunnel[data]"
     ) from missing
 
-tf.config.set_visible_devices([], "GPU")  # tokenising must not claim the memory of a training process
-
 FEATURE = "targets"
 TextsBySplit = Mapping[str, Callable[[], Iterable[str]]]
 
 
-def vocabulary(task: TaskConfig, model_file: Path) -> seqio.Vocabulary:
-    """The task's vocabulary; a SentencePiece one is read from `model_file`."""
-    if task.vocabulary.kind == "bytes":
+def vocabulary(config: VocabularyConfig, model_file: Path) -> seqio.Vocabulary:
+    """The vocabulary; a SentencePiece one is read from `model_file`.
+
+    Raises:
+        UserError: its padding, end-of-document and unknown ids are not seqio's 0, 1, 2.
+    """
+    if config.kind == "bytes":
         return seqio.ByteVocabulary()
-    return seqio.SentencePieceVocabulary(str(model_file))
+    vocab = seqio.SentencePieceVocabulary(str(model_file))
+    special = (vocab.tokenizer.pad_id(), vocab.tokenizer.eos_id(), vocab.tokenizer.unk_id())
+    if special != (0, 1, 2):
+        raise UserError(
+            f"vocabulary {config.model_file}: ids of padding, end and unknown are {special} and must be (0, 1, 2): "
+            f"train it with pad_id=0, eos_id=1, unk_id=2"
+        )
+    return vocab
 
 
 def train_sentencepiece(texts: Iterable[str], size: int) -> bytes:
@@ -75,9 +103,7 @@ def train_sentencepiece(texts: Iterable[str], size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(
-            f"vocabulary of size {size}: {str(error).splitlines()[0]}; choose another size"
-        ) from error
+        raise UserError(f"vocabulary of size {size}: {str(error).splitlines()[0]}; choose another size") from error
     return model.getvalue()
 
 

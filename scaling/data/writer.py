@@ -1,7 +1,10 @@
 """Writes one split of a prepared folder: slices of documents as ArrayRecord shards, and their index."""
 
+import contextlib
 import errno
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +18,12 @@ SHARD_BYTES = 256 << 20
 class SplitWriter:
     """Writes one split: slices of documents into ArrayRecord shards, and the index of the records."""
 
-    def __init__(
-        self, folder: Path, split: str, codec: shards.Codec, table: np.ndarray, vocabulary_digest: str
-    ):
+    def __init__(self, folder: Path, split: str, codec: shards.Codec, table: np.ndarray, vocabulary_digest: str):
         self._folder, self._split, self._codec, self._table = folder, split, codec, table
         self._vocabulary_digest = vocabulary_digest
         self._hash = hashlib.sha256(vocabulary_digest.encode())
         self._rows: list[tuple[int, int, int]] = []
-        self._documents = 0
+        self.documents = 0
         self._paths: list[Path] = []
         self._writer: array_record_module.ArrayRecordWriter | None = None
         self._shard_bytes = 0
@@ -33,10 +34,11 @@ class SplitWriter:
             piece = tokens[start : start + record_tokens]
             stored = shards.encode(piece, self._codec)
             self._hash.update(len(stored).to_bytes(8) + stored)
-            self._open_writer().write(stored)
+            with _as_os_error():
+                self._open_writer().write(stored)
             self._shard_bytes += len(stored)
-            self._rows.append((len(piece), int(self._table[piece].sum()), self._documents))
-        self._documents += 1
+            self._rows.append((len(piece), int(self._table[piece].sum()), self.documents))
+        self.documents += 1
 
     def finish(self, units: int) -> shards.SplitManifest:
         """Closes the shards, names them with their number, writes the index, and reads back what was written."""
@@ -51,7 +53,7 @@ class SplitWriter:
         return shards.SplitManifest(
             digest=self._hash.hexdigest(),
             shards=tuple(names),
-            documents=self._documents,
+            documents=self.documents,
             units=units,
             records=len(self._rows),
             tokens=int(tokens.sum(dtype=np.int64)),
@@ -69,7 +71,8 @@ class SplitWriter:
 
     def _close_writer(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with _as_os_error():
+                self._writer.close()
             self._writer = None
 
     def _read_back(self, names: list[str]) -> None:
@@ -84,3 +87,14 @@ class SplitWriter:
                 reader.close()
         if seen.digest() != self._hash.digest():
             raise OSError(errno.EIO, "shards do not read back as they were written", str(self._folder))
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """ArrayRecord says in words alone what the system said in a number."""
+    try:
+        yield
+    except RuntimeError as error:
+        numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        number = next((n for n in numbers if os.strerror(n) in str(error)), errno.EIO)
+        raise OSError(number, str(error)) from error

@@ -305,9 +305,7 @@ def _descend(evaluate: Any, theta_P: Any, low_P: Any, high_P: Any, iterations: A
         held_P = ((theta_P <= low_P) & (here.gradient > 0)) | ((theta_P >= high_P) & (here.gradient < 0))
         gradient_P = jnp.where(held_P, 0.0, here.gradient)
         diagonal_P = jnp.abs(jnp.diag(here.curvature))
-        damped_PP = here.curvature + jnp.diag(
-            state.damping * (diagonal_P + 1e-3 * jnp.mean(diagonal_P) + 1e-14)
-        )
+        damped_PP = here.curvature + jnp.diag(state.damping * (diagonal_P + 1e-3 * jnp.mean(diagonal_P) + 1e-14))
         damped_PP = jnp.where(held_P[:, None] | held_P[None, :], jnp.eye(theta_P.size), damped_PP)
         move_P, positive = _solve_definite(damped_PP, -gradient_P)
         move_P = move_P * jnp.minimum(1.0, 3.0 / jnp.maximum(jnp.max(jnp.abs(move_P)), 1e-300))
@@ -315,21 +313,23 @@ def _descend(evaluate: Any, theta_P: Any, low_P: Any, high_P: Any, iterations: A
         there = evaluate(target_P)
         accept = positive & (there.value <= here.value)
         gain = -jnp.dot(gradient_P, target_P - theta_P)
-        damping = jnp.where(
-            accept, jnp.maximum(0.15 * state.damping, 1e-12), jnp.minimum(5 * state.damping, 1e12)
-        )
+        damping = jnp.where(accept, jnp.maximum(0.15 * state.damping, 1e-12), jnp.minimum(5 * state.damping, 1e12))
         return _State(
             state.iteration + 1,
             jnp.where(accept, target_P, theta_P),
             jax.tree.map(lambda new, old: jnp.where(accept, new, old), there, here),
             damping,
-            (accept & (gain < 1e-15 * here.value) & (state.damping < 1e-2)) | (damping >= 1e10),
+            (accept & (gain < 1e-15 * there.value) & (state.damping < 1e-2)) | (damping >= 1e10),
         )
 
     def unfinished(state: _State) -> Any:
         return (state.iteration < iterations) & ~state.done
 
-    return jax.lax.while_loop(unfinished, step, _State(0, theta_P, evaluate(theta_P), 1e-3, False))
+    # Nothing is known at the start: from an infinite objective with gradient zero the first step stays in place
+    # and evaluates. This way `evaluate` is compiled once.
+    size = theta_P.size
+    unknown = Evaluation(jnp.inf, jnp.zeros(size), jnp.eye(size))
+    return jax.lax.while_loop(unfinished, step, _State(0, theta_P, unknown, 1e-2, False))
 
 
 def _solve_definite(matrix_PP: Any, right_P: Any) -> tuple[Any, Any]:

@@ -74,9 +74,7 @@ class Form:
         its exponent (log A and alpha are almost collinear at N of 1e9 and almost orthogonal at N / centre).
         """
         offsets = self._offsets(params, centre)
-        coefficients = [
-            np.log(params[c]) + offset for c, offset in zip(self.coefficients, offsets, strict=True)
-        ]
+        coefficients = [np.log(params[c]) + offset for c, offset in zip(self.coefficients, offsets, strict=True)]
         return np.stack(np.broadcast_arrays(*coefficients, *(params[s.name] for s in self.shapes)), -1)
 
     def physical(self, theta_P: np.ndarray, centre: Mapping[str, float]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from scaling.laws.forms import Form
 
 By = Literal["largest_n", "largest_d", "largest_c"]
 _COLUMN = {"largest_n": "n", "largest_d": "d", "largest_c": "flops"}
+HELDOUT_NAMES = {"largest_n": "largest N", "largest_d": "largest D", "largest_c": "largest C"}
+SAME = 1.1  # values within 10% of the largest go with it: steps of a ladder are wider, digitised sizes are not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Holdout:
         by: what was left out.
         fit: the law fitted to the rest.
         heldout: the points left out.
+        rows: (points of the whole table,) which those are.
         predicted: (points,) losses of the law.
         interval: (points,) prediction intervals for a new run there.
         relative_error: (points,) predicted / loss - 1.
@@ -32,6 +35,7 @@ class Holdout:
     by: By
     fit: fitting.Fit
     heldout: table.Table
+    rows: np.ndarray
     predicted: np.ndarray
     interval: uncertainty.Interval
     relative_error: np.ndarray
@@ -54,18 +58,18 @@ def holdout(
     replicates: int = 1000,
     seed: int = 0,
 ) -> Holdout:
-    """Leaves out all points at the largest N, D or C (to 1%), fits the rest and predicts them.
+    """Leaves out all points at the largest N, D or C (to 10%), fits the rest and predicts them.
 
     Raises:
         UserError: what is left cannot be fitted.
     """
     values = points.columns[_COLUMN[by]]
-    out = values >= values.max() / 1.01
+    out = values >= values.max() / SAME
     rest = points.select(~out)
     try:
         fit = fitting.fit(form, rest, delta=delta, seed=seed)
     except UserError as error:
-        raise UserError(f"holding out {by}: of what is left, {error}") from error
+        raise UserError(f"holding out the {HELDOUT_NAMES[by]}: of what is left, {error}") from error
     replicated = uncertainty.bootstrap(fit, replicates=replicates, level=level, seed=seed)
     heldout = points.select(out)
     predicted = fit.predict(heldout.columns)
@@ -74,6 +78,7 @@ def holdout(
         by=by,
         fit=fit,
         heldout=heldout,
+        rows=out,
         predicted=predicted,
         interval=interval,
         relative_error=predicted / heldout.loss - 1,

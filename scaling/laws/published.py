@@ -139,9 +139,7 @@ ALL = (HOFFMANN_ROUNDED, HOFFMANN, BESIROGLU, CHINCHILLA_CONVERGED, MINICPM, MIN
 HEADLINE = (CHINCHILLA_CONVERGED, MINICPM)  # the two that every report and figure shows
 
 
-def compare(
-    budgets: Sequence[float], bytes_per_token: float, laws: Sequence[Published] = ALL
-) -> list[Comparison]:
+def compare(budgets: Sequence[float], bytes_per_token: float, laws: Sequence[Published] = ALL) -> list[Comparison]:
     """Compute-optimal D/N of published laws at budgets, in their tokens, in bytes and in ours.
 
     A law is evaluated at the budget itself: where alpha and beta differ, D/N depends on C. Text is compared by

@@ -94,8 +94,7 @@ def analyse(
         allocations=tuple(allocation.allocate(replicated, budget, ratio) for budget in budgets),
         comparisons=tuple(published.compare(budgets, ratio)),
         bytes_per_token=ratio,
-        conventions=dict(points.conventions)
-        | {"budget": "C = 6 N D", "bytes_per_token": f"{ratio:.3g} ({origin})"},
+        conventions=dict(points.conventions) | {"budget": "C = 6 N D", "bytes_per_token": f"{ratio:.3g} ({origin})"},
     )
 
 
@@ -136,7 +135,14 @@ def to_json(report: Report) -> dict[str, Any]:
             "mean_error": held.mean_error,
             "covered": int(held.covered.sum()),
             "points": [
-                {"n": n, "d": d, "loss": loss, "predicted": predicted, "interval": [low, high], "error": error}
+                {
+                    "n": n,
+                    "d": d,
+                    "loss": loss,
+                    "predicted": predicted,
+                    "interval": [low, high],
+                    "error": error,
+                }
                 for n, d, loss, predicted, low, high, error in zip(
                     held.heldout.columns["n"],
                     held.heldout.columns["d"],
@@ -220,7 +226,7 @@ def _heldout(report: Report) -> RenderableType:
     if held is None:
         return f"[bold]Held out[/]  [yellow]no check: {report.holdout_problem}[/]"
     return (
-        f"[bold]Held out[/]  {held.by.replace('_', ' ')}: {len(held.heldout)} points predicted from "
+        f"[bold]Held out[/]  {holdout.HELDOUT_NAMES[held.by]}: {len(held.heldout)} points predicted from "
         f"{len(held.fit.table)}, mean error {held.mean_error:.2%}, largest "
         f"{np.max(np.abs(held.relative_error)):.2%}; {held.covered.sum()} of {len(held.heldout)} inside the "
         f"{held.level:.0%} prediction interval"

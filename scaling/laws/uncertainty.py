@@ -125,7 +125,7 @@ def bootstrap(
         level: nominal coverage.
         method: see above.
         seed: of the draws.
-        audit_share: share of replicates that are also fitted from 32 starts, to check the warm start.
+        audit_share: share of replicates that are also fitted from 16 starts, to check the warm start.
     """
     labels, cluster_N = np.unique(fit.table.cluster, return_inverse=True)
     clusters = len(labels)
@@ -184,7 +184,7 @@ def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
 
 
 def _audit(
-    fit: fitting.Fit, data: fitting.Points, value_R: np.ndarray, count: int, seed: int, starts: int = 32
+    fit: fitting.Fit, data: fitting.Points, value_R: np.ndarray, count: int, seed: int, starts: int = 16
 ) -> Audit:
     """Fits the first `count` replicates from many starts each (starts drawn for the original table)."""
     if count == 0:
