@@ -30,30 +30,39 @@ def rotate(x_BNTh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def visible(length: int, segments_BT: jax.Array | None) -> jax.Array:
-    """Which key a query sees: [1 or B, T, T] bool, causal and (with segments) within one document."""
-    mask = jnp.tril(jnp.ones((1, length, length), bool))
-    if segments_BT is None:
-        return mask
-    return mask & (segments_BT[:, :, None] == segments_BT[:, None, :])
+def visibility_bias(length: int, segments_BT: jax.Array | None) -> jax.Array:
+    """What is added to scores so that a query sees no later key and (with segments) no other document.
+
+    Returns:
+        0 where visible and -1e30 elsewhere, [1 or B, 1, T, T] float32; computed once for all layers.
+    """
+    visible = jnp.tril(jnp.ones((1, length, length), bool))
+    if segments_BT is not None:
+        visible &= segments_BT[:, :, None] == segments_BT[:, None, :]
+    return jnp.where(visible, 0.0, -1e30)[:, None]
 
 
-def batched_matmul_attention(q_BHTh: jax.Array, k_BKTh: jax.Array, v_BKTh: jax.Array, mask_BTT: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(h)) v as plain batched matrix products, heads leading: the fast form on a CPU.
+def batched_matmul_attention(
+    q_BHTh: jax.Array, k_BKTh: jax.Array, v_BKTh: jax.Array, bias_B1TT: jax.Array
+) -> jax.Array:
+    """softmax(q k^T / sqrt(h) + bias) v in plain batched matrix products, heads leading: the fast form on a CPU.
 
-    The G query heads of a key-value head become rows of one product, so keys and values are never repeated.
+    The G query heads of a key-value head become rows of one product, so keys and values are never repeated. Keys and
+    values enter transposed, [h, T]: the gradient of a product with respect to its right operand has the left one
+    transposed, which is twice as slow on a CPU when that is the T x T matrix, and fast when it is a T x h one.
     Scores and softmax are float32 whatever the operands are.
     """
     B, H, T, h = q_BHTh.shape
     K = k_BKTh.shape[1]
-    q_BKGTh = (q_BHTh * h**-0.5).reshape(B, K, H // K * T, h)
-    scores = jnp.einsum("bkqh,bkth->bkqt", q_BKGTh, k_BKTh, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask_BTT[:, None, None], scores.reshape(B, K, H // K, T, T), -1e30)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1, keepdims=True)
-    flat = weights.reshape(B, K, H // K * T, T).astype(v_BKTh.dtype)
-    out = jnp.einsum("bkqt,bkth->bkqh", flat, v_BKTh, preferred_element_type=jnp.float32)
-    return (out.reshape(B, H, T, h) / total.reshape(B, H, T, 1)).astype(v_BKTh.dtype)
+    q_BKRh = (q_BHTh * h**-0.5).reshape(B, K, -1, h)  # R = G T rows
+    k_BKhT, v_BKhT = k_BKTh.swapaxes(2, 3), v_BKTh.swapaxes(2, 3)
+    scores_BKRT = jnp.einsum("bkrh,bkht->bkrt", q_BKRh, k_BKhT, preferred_element_type=jnp.float32)
+    scores_BHTT = scores_BKRT.reshape(B, H, T, T) + bias_B1TT
+    weights_BHTT = jnp.exp(scores_BHTT - jax.lax.stop_gradient(scores_BHTT.max(axis=-1, keepdims=True)))
+    weights_BKRT = weights_BHTT.reshape(B, K, -1, T).astype(v_BKTh.dtype)
+    sums_BKRh = jnp.einsum("bkrt,bkht->bkrh", weights_BKRT, v_BKhT, preferred_element_type=jnp.float32)
+    out_BHTh = sums_BKRh.reshape(B, H, T, h) / weights_BHTT.sum(axis=-1, keepdims=True)
+    return out_BHTh.astype(v_BKTh.dtype)
 
 
 class Attention(nnx.Module):
@@ -72,10 +81,10 @@ class Attention(nnx.Module):
         self,
         x_BTD: jax.Array,
         rope: tuple[jax.Array, jax.Array],
-        mask_BTT: jax.Array,
+        bias_B1TT: jax.Array,
         implementation: Implementation,
     ) -> jax.Array:
-        """[B, T, D] -> [B, T, D]."""
+        """[B, T, D] -> [B, T, D], with the bias of `visibility_bias` and the tables of `rope_tables`."""
         B, T, _ = x_BTD.shape
 
         def heads(weight: nnx.Param) -> jax.Array:
@@ -87,8 +96,8 @@ class Attention(nnx.Module):
             heads(self.value),
         )
         if implementation == "batched_matmul":
-            o_BTHh = batched_matmul_attention(q_BHTh, k_BKTh, v_BKTh, mask_BTT).swapaxes(1, 2)
+            o_BTHh = batched_matmul_attention(q_BHTh, k_BKTh, v_BKTh, bias_B1TT).swapaxes(1, 2)
         else:
-            q_BTHh, k_BTKh, v_BTKh = (heads.swapaxes(1, 2) for heads in (q_BHTh, k_BKTh, v_BKTh))
-            o_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, mask=mask_BTT[:, None])
+            time_major = (x.swapaxes(1, 2) for x in (q_BHTh, k_BKTh, v_BKTh))
+            o_BTHh = jax.nn.dot_product_attention(*time_major, bias=bias_B1TT)
         return project(o_BTHh.reshape(B, T, -1), self.output)

@@ -22,8 +22,12 @@ def hidden_matrix(config: ModelConfig, key: jax.Array, inputs: int, outputs: int
 
 
 def project(x_BTI: jax.Array, weight_IO: nnx.Param) -> jax.Array:
-    """x W with W cast to the activations' type: [..., I] -> [..., O]."""
-    return x_BTI @ weight_IO[...].astype(x_BTI.dtype)
+    """x W with W cast to the activations' type: [B, T, I] -> [B, T, O].
+
+    As one product of matrices, B T rows tall: on a CPU its gradient is faster than the three-axis product's.
+    """
+    B, T, _ = x_BTI.shape
+    return (x_BTI.reshape(B * T, -1) @ weight_IO[...].astype(x_BTI.dtype)).reshape(B, T, -1)
 
 
 class RMSNorm(nnx.Module):

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.attention import Attention, Implementation, rope_tables, visible
+from models.attention import Attention, Implementation, rope_tables, visibility_bias
 from models.config import ModelConfig
 from models.layers import RMSNorm, SwiGLU
 
@@ -51,11 +51,11 @@ class Block(nnx.Module):
         self,
         x_BTD: jax.Array,
         rope: tuple[jax.Array, jax.Array],
-        mask_BTT: jax.Array,
+        bias_B1TT: jax.Array,
         attention: Implementation,
     ) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
-        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, mask_BTT, attention)
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, bias_B1TT, attention)
         x_BTD += self.residual_scale * mixed_BTD
         x_BTD += self.residual_scale * self.mlp(self.mlp_norm(x_BTD))
         return x_BTD
@@ -86,17 +86,18 @@ class Decoder(nnx.Module):
         """Tokens [B, T] -> logits [B, T, V] in float32."""
         config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         T = tokens_BT.shape[1]
-        rope, mask_BTT = rope_tables(config, T), visible(T, segments_BT)
+        rope, bias_B1TT = rope_tables(config, T), visibility_bias(T, segments_BT)
         block_definition, blocks = nnx.split(self.blocks)
 
         def layer(x_BTD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(block_definition, weights)(x_BTD, rope, mask_BTT, attention), None
+            return nnx.merge(block_definition, weights)(x_BTD, rope, bias_B1TT, attention), None
 
         x_BTD = config.scale_emb * self.embedding[...][tokens_BT].astype(dtype)
         x_BTD, _ = jax.lax.scan(jax.checkpoint(layer) if remat == "block" else layer, x_BTD, blocks, unroll=unroll)
         x_BTD = self.final_norm(x_BTD) / config.width_multiplier
         head_VD = (self.embedding if config.tied_embeddings else self.head)[...].astype(dtype)
-        return jnp.einsum("btd,vd->btv", x_BTD, head_VD, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("nd,vd->nv", x_BTD.reshape(-1, config.d_model), head_VD, preferred_element_type=jnp.float32)
+        return logits.reshape(*tokens_BT.shape, -1)
 
 
 @functools.lru_cache

@@ -85,7 +85,9 @@ def _scale_by_group(rates: dict[str, float], learning_rate: ArrayLike) -> optax.
 
     def update(updates: Any, params: Any) -> Any:
         del params
-        return jax.tree.map(lambda u, group: jnp.negative(learning_rate) * rates[group] * u, updates, parameter_groups(updates))
+        return jax.tree.map(
+            lambda u, group: jnp.negative(learning_rate) * rates[group] * u, updates, parameter_groups(updates)
+        )
 
     return optax.stateless(update)
 

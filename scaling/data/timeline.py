@@ -202,8 +202,8 @@ class Timeline:
     def unique_tokens(self, step: int, sizes: Mapping[str, int]) -> int:
         """Different tokens among those, given the tokens of one epoch of each source.
 
-        Where D comes close to the whole corpus, a few lanes end a row before the others: up to L T tokens are
-        then read a second time before the last are read once.
+        Exact until the first lane is through; from there until the last is, at most a row per lane later, what
+        the first lanes read of the next epoch is taken for repeated.
         """
         total = 0
         for name, read in self.history(step).items():

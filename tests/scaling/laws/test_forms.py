@@ -32,9 +32,7 @@ def test_optimum_is_where_loss_is_least_along_a_budget(law, flops):
     # In logs of terms, so that the minimum is sharp whatever E is.
     def slope(log_n):
         n = np.exp(log_n)
-        return (
-            law["alpha"] * law["A"] * n ** -law["alpha"] - law["beta"] * law["B"] * (flops / 6 / n) ** -law["beta"]
-        )
+        return law["alpha"] * law["A"] * n ** -law["alpha"] - law["beta"] * law["B"] * (flops / 6 / n) ** -law["beta"]
 
     at = np.log(best["n"])
     assert slope(at - 1e-3) > 0 > slope(at + 1e-3)

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from scaling.laws import fit, uncertainty
+from scaling.laws.forms import CHINCHILLA
+from scaling.laws.table import Table
+
+
+def test_webb_weights_have_mean_0_and_variance_1():
+    assert len(set(uncertainty.WEBB)) == 6
+    assert uncertainty.WEBB.mean() == pytest.approx(0)
+    assert (uncertainty.WEBB**2).mean() == pytest.approx(1)
+
+
+def test_wild_bootstrap_keeps_the_design_and_moves_trunks_together(ladder):
+    points = ladder(trunk_noise=3e-3, point_noise=2e-3)
+    found = fit.fit(CHINCHILLA, points)
+    replicated = uncertainty.bootstrap(found, replicates=100, audit_share=0)
+    assert replicated.method == "wild"
+    _, cluster_N = np.unique(points.cluster, return_inverse=True)
+    # Every replicate holds every point, each with its trunk's residual times one Webb weight.
+    ratio_RN = replicated.noise_RN / uncertainty.corrected_residuals(found, cluster_N)
+    for g in range(6):
+        in_trunk = ratio_RN[:, cluster_N == g]
+        np.testing.assert_allclose(in_trunk, in_trunk[:, :1] * np.ones(4), rtol=1e-9)
+    assert np.all(np.min(np.abs(ratio_RN[..., None] - uncertainty.WEBB), -1) < 1e-9)
+    # And every replicate is the law fitted to exactly those losses.
+    r = 17
+    again = Table(points.columns, found.predict(points.columns) * np.exp(replicated.noise_RN[r]), points.cluster, {})
+    assert fit.fit(CHINCHILLA, again).params == pytest.approx(
+        {name: values[r] for name, values in replicated.params.items()}, rel=1e-5
+    )
+
+
+def test_corrected_residuals_are_those_of_a_trunk_left_out(ladder):
+    points = ladder(trunk_noise=1e-4, point_noise=1e-4)
+    least_squares = 10.0  # a Huber threshold that no residual reaches
+    found = fit.fit(CHINCHILLA, points, delta=least_squares)
+    _, cluster_N = np.unique(points.cluster, return_inverse=True)
+    corrected_N = uncertainty.corrected_residuals(found, cluster_N)
+    for g in range(6):
+        out = cluster_N == g
+        rest = fit.fit(CHINCHILLA, points.select(~out), delta=least_squares)
+        truly_N = np.log(points.loss[out] / rest.predict({k: v[out] for k, v in points.columns.items()}))
+        np.testing.assert_allclose(corrected_N[out], truly_N, rtol=0.05, atol=2e-5)
+
+
+def test_few_clusters_are_called_indicative_and_widen_the_interval(ladder):
+    found = fit.fit(CHINCHILLA, ladder(point_noise=2e-3))
+    few = uncertainty.bootstrap(found, replicates=50, audit_share=0)
+    assert few.indicative
+    assert few.label == "90% interval, indicative (6 clusters)"
+    low, high = few.interval(np.linspace(0, 1, 10001))
+    assert low < 0.03  # beyond the nominal 5%: Student's t with 5 degrees of freedom
+    assert high > 0.97
+
+
+def test_many_clusters_are_resampled_and_agree_with_the_published_errors(epoch):
+    replicated = uncertainty.bootstrap(fit.fit(CHINCHILLA, epoch), replicates=600)
+    assert replicated.method == "resample"
+    assert not replicated.indicative
+    assert replicated.audit == (30, 0)
+    # Standard errors of 400 re-optimised replicates of the same 240 points by scipy.
+    for name, error in {"E": 0.026, "alpha": 0.0155, "beta": 0.0212}.items():
+        assert replicated.params[name].std() == pytest.approx(error, rel=0.2)
+    low, high = replicated.param_intervals()["alpha"]
+    assert low < 0.3473 < high
+
+
+def test_audit_notices_replicates_that_stopped_early(ladder):
+    found = fit.fit(CHINCHILLA, ladder(point_noise=2e-3))
+    data = fit.as_points(CHINCHILLA, found.table, found.weights)
+    data = data._replace(log_loss=np.tile(data.log_loss, (5, 1)), weight=np.tile(data.weight, (5, 1)))
+    value_R = np.array([1.0, 1.0, 1.01, 1.0, 2.0]) * found.objective
+    assert uncertainty._audit(found, data, value_R, 5, seed=0) == (5, 2)
+
+
+def test_prediction_interval_holds_noise_on_top_of_the_law(ladder):
+    points = ladder(point_noise=5e-3)
+    replicated = uncertainty.bootstrap(fit.fit(CHINCHILLA, points), replicates=400, audit_share=0)
+    at = {"n": np.array([47e3]), "d": np.array([2.5e6])}
+    law, new = replicated.interval(replicated.predict(at)), replicated.prediction_interval(at)
+    assert new.low[0] < law.low[0] < law.high[0] < new.high[0]
+
+
+@pytest.mark.slow
+def test_coverage_on_simulated_studies(ladder, planted):
+    """A nominal 90% interval on six trunks with trunk and point noise; per-point errors would cover far less."""
+    a, covered, naive = planted["beta"] / (planted["alpha"] + planted["beta"]), [], []
+    for seed in range(80):
+        points = ladder(trunk_noise=3e-3, point_noise=2e-3, seed=seed)
+        independent = Table(points.columns, points.loss, np.arange(len(points)).astype(str), {})
+        for study, hits in ((points, covered), (independent, naive)):
+            params = uncertainty.bootstrap(fit.fit(CHINCHILLA, study), replicates=199, audit_share=0)
+            low, high = params.interval(params.params["beta"] / (params.params["alpha"] + params.params["beta"]))
+            hits.append(low <= a <= high)
+    assert 0.8 <= np.mean(covered) <= 0.98
+    assert np.mean(naive) < np.mean(covered)
