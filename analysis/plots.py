@@ -5,7 +5,7 @@ units in every label, and legends beside the axes, never on the data.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from scaling.laws import published
 from scaling.laws.holdout import HELDOUT_NAMES
@@ -23,7 +23,7 @@ from scaling.laws.report import Report
 
 OURS, HELDOUT, CHINCHILLA, MINICPM, SHADE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E9E9E9"
 
-STYLE = {
+STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
     "font.size": 10,
@@ -106,10 +106,10 @@ def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
     axes.set_yscale("log")
     # The first steps fall from log(vocabulary) and would squeeze the part that matters.
     settled = log[log["tokens"] > 0.05 * log.groupby("run")["tokens"].transform("max")]["loss"]
-    top = settled.quantile(0.995) * 1.03
-    axes.set_ylim(settled.min() / 1.03, top)
+    top = float(settled.quantile(0.995)) * 1.03
+    axes.set_ylim(float(settled.min()) / 1.03, top)
     axes.set_xlim(0.8 * log["tokens"][log["loss"] < top].min(), 1.2 * log["tokens"].max())
-    _decimal_ticks(axes)
+    _decimal_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlabel("tokens trained on, D")
     axes.set_ylabel(f"training loss ({unit})")
     axes.set_title("Trunks at constant learning rate, and the decays that branch off")
@@ -148,7 +148,7 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
             axes.plot(grid["d"], held.fit.predict(grid), "--", color=HELDOUT, lw=1.5)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _decimal_ticks(axes)
+    _decimal_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlabel("training tokens, D")
     axes.set_ylabel(f"loss ({unit})")
     axes.set_title(_law_in_words(fit.params))
@@ -209,15 +209,20 @@ def optimal_ratio(report: Report) -> Figure:
     axes.set_xlabel("training compute, C = 6 N D (FLOPs)")
     axes.set_ylabel("optimal D/N (bytes of text per parameter)")
     axes.set_title("How much text a parameter deserves")
-    _decimal_ticks(axes)
+    low, high = axes.get_ylim()
+    _decimal_ticks(axes.yaxis, low, high)
     if abs(scale - 1) < 0.005:  # tokens are bytes
         _legend_beside(axes, handles)
         return figure
-    tokens = axes.secondary_yaxis("right", functions=(lambda y: y / scale, lambda y: y * scale))
+    tokens = axes.secondary_yaxis("right", functions=(_times(1 / scale), _times(scale)))
     tokens.set_ylabel(f"the same in our tokens ({scale:.3g} bytes each)")
-    _decimal_ticks(tokens)
+    _decimal_ticks(tokens.yaxis, low / scale, high / scale)
     _legend_beside(axes, handles, offset=1.15)
     return figure
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda values: np.asarray(values) * factor
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -229,14 +234,16 @@ def _legend_beside(axes: Axes, handles: list[Line2D], offset: float = 1.02) -> N
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(offset, 1.0), borderaxespad=0)
 
 
-def _decimal_ticks(axes: Any) -> None:
-    """Plain numbers on a logarithmic y axis, as dense as its span allows."""
-    low, high = sorted(axes.get_ylim())
-    decades = np.log10(high / low)
-    subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 5) if decades < 2.5 else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}" if value < 1000 else si(value)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def _decimal_ticks(axis: Any, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis from low to high, evenly spaced where it spans less than a decade."""
+    if high < 10 * low:
+        ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else si(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _line_with_range(axes: Axes, x: np.ndarray, y: np.ndarray, fitted: tuple[float, float], colour: str) -> None:

@@ -98,6 +98,6 @@ class Attention(nnx.Module):
         if implementation == "batched_matmul":
             o_BTHh = batched_matmul_attention(q_BHTh, k_BKTh, v_BKTh, bias_B1TT).swapaxes(1, 2)
         else:
-            time_major = (x.swapaxes(1, 2) for x in (q_BHTh, k_BKTh, v_BKTh))
-            o_BTHh = jax.nn.dot_product_attention(*time_major, bias=bias_B1TT)
+            q_BTHh, k_BTKh, v_BTKh = q_BHTh.swapaxes(1, 2), k_BKTh.swapaxes(1, 2), v_BKTh.swapaxes(1, 2)
+            o_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, bias=bias_B1TT)
         return project(o_BTHh.reshape(B, T, -1), self.output)

@@ -37,6 +37,10 @@ class Executor:
         self.store: RunStore = runner.store
         prepared = {task.name: runner.prepared(task) for task in study.tasks()}
         self.entries = plan_study(study, {name: p.train.digest for name, p in prepared.items()})
+        for entry in self.entries:
+            runner.plan(entry.run, entry.config)
+        for entry in self.entries:
+            runner.check_budget(entry.config, entry.stop)
         self.evaluation_digest = evaluation_digest(
             study.evaluation, {name: p.heldout.digest for name, p in prepared.items()}
         )

@@ -67,7 +67,7 @@ class Ladder:
     budgets: tuple[Budget, ...]
     share: float = 0.1
     shape: DecayShape = "one_minus_sqrt"
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     sequence_length: int = 128
     least_steps: int = 400
     most_rows: int = 64

@@ -127,6 +127,7 @@ class Runner:
         self.progress = progress
         self.stop_requested = stop_requested
         self._prepared: dict[TaskConfig, Prepared] = {}
+        self._planned: dict[str, RunConfig] = {}
 
     def prepared(self, task: TaskConfig) -> Prepared:
         """The task's shards, opened once."""
@@ -138,6 +139,14 @@ class Runner:
         """The run's id over the shards as they lie in the data folder."""
         tasks = [component.task for component in config.data.mixture]
         return run_id(config, {task.name: self.prepared(task).train.digest for task in tasks})
+
+    def plan(self, run: str, config: RunConfig) -> None:
+        """Makes a run known to its branches before it is in the store."""
+        self._planned[run] = config
+
+    def check_budget(self, config: RunConfig, stop: int) -> None:
+        """Raises a UserError if the run up to `stop` asks for more data than there is, or for other data."""
+        check_budget(self.timeline(config), stop, self._streams(config), config.data.max_epochs)
 
     def checkpoints(self, run: str) -> Checkpoints:
         """The run's checkpoints."""
@@ -218,6 +227,8 @@ class Runner:
 
     def _parent(self, config: RunConfig) -> RunConfig:
         assert config.parent is not None
+        if config.parent.run in self._planned:
+            return self._planned[config.parent.run]
         found = self.store.config(config.parent.run)
         if found is None:
             raise UserError(

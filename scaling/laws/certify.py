@@ -110,8 +110,10 @@ def _condition(eigenvalues_P: np.ndarray) -> float:
 
 
 def _second_basin(relative_S: np.ndarray, value_S: np.ndarray) -> tuple[float, float] | None:
-    """The best objective outside the optimum's basin where at least two starts agree (one alone is a start
-    that got stuck, not a basin)."""
+    """The best objective outside the optimum's basin where at least two starts agree, and their share.
+
+    One start alone is one that got stuck, not a basin.
+    """
     others = np.sort(value_S[relative_S > OTHER_BASIN])
     for value in others:
         agreeing = np.abs(others / value - 1) < SAME_OPTIMUM

@@ -40,8 +40,8 @@ class Form:
         shapes: the shape parameters s.
         units: unit of each parameter, in words.
         source: paper and equation.
-        log_basis: (shapes by name, log columns by name) -> the g_k in order, broadcastable. Plain arithmetic, so that it
-            runs under numpy and jax alike.
+        log_basis: (shapes by name, log columns by name) -> the g_k in order, broadcastable. Plain
+            arithmetic, so that it runs under numpy and jax alike.
         optimum: (params, flops) -> {"n": ..., "d": ...}, the compute-optimal columns where C = 6 N D.
     """
 

@@ -111,7 +111,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "level": replicated.level,
         "bootstrap": {
             "method": replicated.method,
-            "replicates": len(replicated.theta_RP),
+            "replicates": len(replicated.theta),
             "clusters": replicated.clusters,
             "indicative": replicated.indicative,
             "correction": replicated.correction,

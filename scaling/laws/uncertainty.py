@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from scaling.laws import fit as fitting
+from scaling.laws import solver
 from scaling.laws.forms import Columns
 
 MANY_CLUSTERS = 30  # from here on clusters may be resampled: a replicate without a size becomes improbable
@@ -49,9 +50,10 @@ class Bootstrap:
         method: "wild" or "resample".
         level: nominal coverage of intervals.
         clusters: G.
-        theta_RP: fitting coordinates of each replicate.
+        theta: fitting coordinates of each replicate, (R, P).
         params: physical parameters by name, (R,) each.
-        noise_RN: one draw of every point's noise in log loss per replicate (for prediction intervals).
+        noise: a draw of every point's noise in log loss per replicate, (R, N): what a wild replicate adds to the
+            fitted law, and what a prediction interval adds to the law's own.
         audit: how warm starts compared with many starts.
         correction: what was done about residuals being smaller than errors, in words.
     """
@@ -60,9 +62,9 @@ class Bootstrap:
     method: Literal["wild", "resample"]
     level: float
     clusters: int
-    theta_RP: np.ndarray
+    theta: np.ndarray
     params: Mapping[str, np.ndarray]
-    noise_RN: np.ndarray
+    noise: np.ndarray
     audit: Audit
     correction: str
 
@@ -101,7 +103,7 @@ class Bootstrap:
         """Interval for the loss of a new run at columns (points,): the law's uncertainty and one point's noise."""
         loss_RM = self.predict(columns)
         rng = np.random.default_rng(seed)
-        pool = self.noise_RN.ravel()
+        pool = self.noise.ravel()
         return self.interval(loss_RM * np.exp(rng.choice(pool, loss_RM.shape)))
 
 
@@ -149,16 +151,16 @@ def bootstrap(
             weight=counts_RG[:, cluster_N] * fit.weights,
         )
         correction = "none"
-    start_RP = np.broadcast_to(fit.theta_P, (replicates, len(fit.theta_P)))
-    theta_RP, value_R = fitting.solve(fit.form, data, start_RP, fit.delta, fitting.FROM_NEAR)
+    start_RP = np.broadcast_to(fit.theta, (replicates, len(fit.theta)))
+    theta_RP, value_R = solver.solve(fit.form, data, start_RP, fit.delta, solver.FROM_NEAR)
     return Bootstrap(
         fit=fit,
         method=method,
         level=level,
         clusters=clusters,
-        theta_RP=theta_RP,
+        theta=theta_RP,
         params=fit.form.physical(theta_RP, fit.table.centre),
-        noise_RN=noise_RN,
+        noise=noise_RN,
         audit=_audit(fit, data, value_R, round(audit_share * replicates), seed),
         correction=correction,
     )
@@ -173,11 +175,11 @@ def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
     bootstrap methods for cluster-robust inference"). In simulated studies of six trunks by four token counts a
     nominal 90% interval of a, log D/N or a loss covers 85-88% this way where trunk and point noise are alike
     (65-74% with (I - H_gg)^-1/2, CR2; 57-77% with sqrt(G/(G-1) N/(N-P))) and 73-75% where trunk noise is six
-    times point noise; of ten trunks, 86-92%. Where a cluster alone determines a direction (leverage 1) there is nothing to see:
-    the factor ends at 1 / LEAST_FREEDOM.
+    times point noise; of ten trunks, 86-92%. Where a cluster alone determines a direction (leverage 1) there is
+    nothing to see: the factor ends at 1 / LEAST_FREEDOM.
     """
     data = fitting.as_points(fit.form, fit.table, fit.weights)
-    jacobian_NP = fitting.diagnose(fit.form, data, fit.theta_P, fit.delta)["jacobian"]
+    jacobian_NP = solver.diagnose(fit.form, data, fit.theta, fit.delta)["jacobian"]
     q_NP, _ = np.linalg.qr(jacobian_NP)
     corrected_N = np.empty_like(fit.residuals)
     for g in range(cluster_N.max() + 1):
@@ -189,16 +191,16 @@ def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
 
 
 def _audit(
-    fit: fitting.Fit, data: fitting.Points, value_R: np.ndarray, count: int, seed: int, starts: int = 16
+    fit: fitting.Fit, data: solver.Points, value_R: np.ndarray, count: int, seed: int, starts: int = 16
 ) -> Audit:
     """Fits the first `count` replicates from many starts each (starts drawn for the original table)."""
     if count == 0:
         return Audit(0, 0)
     original = fitting.as_points(fit.form, fit.table, fit.weights)
-    start_SP = fitting.draw_starts(fit.form, original, starts, seed)
+    start_SP = solver.draw_starts(fit.form, original, starts, seed)
     repeated = data._replace(
         log_loss=np.repeat(data.log_loss[:count], starts, 0), weight=np.repeat(data.weight[:count], starts, 0)
     )
-    _, value = fitting.solve(fit.form, repeated, np.tile(start_SP, (count, 1)), fit.delta)
+    _, value = solver.solve(fit.form, repeated, np.tile(start_SP, (count, 1)), fit.delta)
     best_R = np.nanmin(value.reshape(count, starts), 1)
     return Audit(count, int(np.sum(best_R < value_R[:count] * (1 - 1e-8))))

@@ -66,5 +66,7 @@ def code_documents(count, seed=0):
     rng = np.random.default_rng(seed)
     for number in range(count):
         words = ["".join(rng.choice(list("abcdefghij"), 6)) for _ in range(60)]
-        body = "\n".join(f"    {a} = {b} + {c}(x)" for a, b, c in zip(words[::3], words[1::3], words[2::3], strict=True))
+        body = "\n".join(
+            f"    {a} = {b} + {c}(x)" for a, b, c in zip(words[::3], words[1::3], words[2::3], strict=True)
+        )
         yield CODE.replace("{number}", str(number)).replace("{word}", words[0]) + f"\ndef {words[0]}():\n{body}\n"

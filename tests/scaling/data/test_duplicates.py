@@ -58,9 +58,9 @@ def test_exact_duplicates_are_told_apart_and_alone_with_threshold_one():
 
 def test_a_dropped_twin_does_not_drop_its_own_twins():
     rng = np.random.default_rng(0)
-    first, second = text_with(0.015, rng)
-    third = " ".join(word if rng.random() > 0.015 else "z" for word in second.split())
-    assert jaccard(second, third) > 0.8 > jaccard(first, third)
+    first, second = text_with(0.018, rng)
+    third = " ".join(word if rng.random() > 0.018 else "z" for word in second.split())
+    assert jaccard(second, third) > 0.8 > 0.75 > jaccard(first, third)
     duplicates = Duplicates(0.8)
     told = [duplicates.check(text.encode()) for text in (first, second, third)]
     assert told == [None, "near_duplicate", None]

@@ -41,5 +41,7 @@ def test_all_there_is_and_less_than_a_row():
     shards = HeldoutShards([20, 20, 25])
     assert len(heldout_rows(shards, 10**9, 32).tokens) == 2
     for tokens, length in ((31, 32), (1000, 65)):
-        with pytest.raises(UserError, match=f"held: {tokens} tokens asked and 65 held out, less than one row of {length}"):
+        with pytest.raises(
+            UserError, match=f"held: {tokens} tokens asked and 65 held out, less than one row of {length}"
+        ):
             heldout_rows(shards, tokens, length)

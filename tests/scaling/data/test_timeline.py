@@ -115,7 +115,9 @@ def test_position_of_a_trunk_is_its_branches(step, more):
     assert Timeline.from_json(branch.to_json()) == branch
 
 
-@pytest.mark.parametrize("data", [data_of({"a": 0.5, "b": 0.5}), data_of({"a": 0.9, "b": 0.1}, 32, 4), data_of({"a": 1})])
+@pytest.mark.parametrize(
+    "data", [data_of({"a": 0.5, "b": 0.5}), data_of({"a": 0.9, "b": 0.1}, 32, 4), data_of({"a": 1})]
+)
 def test_position_under_other_data_is_an_error(data):
     saved = Timeline.start(data_of({"a": 0.9, "b": 0.1}, 16, 8)).position(100)
     with pytest.raises(UserError, match="step 100.*resume with the data it was trained on"):

@@ -19,14 +19,14 @@ def test_wild_bootstrap_keeps_the_design_and_moves_trunks_together(ladder):
     assert replicated.method == "wild"
     _, cluster_N = np.unique(points.cluster, return_inverse=True)
     # Every replicate holds every point, each with its trunk's residual times one Webb weight.
-    ratio_RN = replicated.noise_RN / uncertainty.corrected_residuals(found, cluster_N)
+    ratio_RN = replicated.noise / uncertainty.corrected_residuals(found, cluster_N)
     for g in range(6):
         in_trunk = ratio_RN[:, cluster_N == g]
         np.testing.assert_allclose(in_trunk, in_trunk[:, :1] * np.ones(4), rtol=1e-9)
     assert np.all(np.min(np.abs(ratio_RN[..., None] - uncertainty.WEBB), -1) < 1e-9)
     # And every replicate is the law fitted to exactly those losses.
     r = 17
-    again = Table(points.columns, found.predict(points.columns) * np.exp(replicated.noise_RN[r]), points.cluster, {})
+    again = Table(points.columns, found.predict(points.columns) * np.exp(replicated.noise[r]), points.cluster, {})
     assert fit.fit(CHINCHILLA, again).params == pytest.approx(
         {name: values[r] for name, values in replicated.params.items()}, rel=1e-5
     )

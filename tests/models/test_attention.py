@@ -1,0 +1,94 @@
+"""Attention against its definition, and the properties that rotary positions and grouped heads must have."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import transformer
+from models.attention import batched_matmul_attention, rope_tables, rotate, visibility_bias
+from models.config import ModelConfig
+
+CONFIG = ModelConfig(
+    vocab_size=31, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24, mup_base_width=8
+)
+
+
+def random(key: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(key), shape)
+
+
+def defined_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """One query at a time, in float64, straight from the definition."""
+    B, H, T, h = q.shape
+    group = H // k.shape[1]
+    out = np.zeros(q.shape)
+    for b, n, t in np.ndindex(B, H, T):
+        seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
+        scores = np.array([q[b, n, t] @ k[b, n // group, s] for s in seen]) / np.sqrt(h)
+        weights = np.exp(scores - scores.max())
+        out[b, n, t] = sum(w * v[b, n // group, s] for w, s in zip(weights / weights.sum(), seen, strict=True))
+    return out
+
+
+def test_attention_is_its_definition() -> None:
+    q, k, v = random(0, 2, 4, 7, 8), random(1, 2, 2, 7, 8), random(2, 2, 2, 7, 8)
+    segments = np.array([[1, 1, 1, 2, 2, 3, 3], [1, 1, 1, 1, 1, 1, 1]])
+    out = batched_matmul_attention(3 * q, k, v, visibility_bias(7, jnp.asarray(segments)))
+    expected = defined_attention(*(np.asarray(x, np.float64) for x in (3 * q, k, v)), segments)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+
+
+def test_attention_survives_large_scores() -> None:
+    """Scores of 1e4 overflow exp unless the maximum is taken off first."""
+    q, k, v = 300 * random(0, 1, 1, 5, 8), 300 * random(1, 1, 1, 5, 8), random(2, 1, 1, 5, 8)
+    out, gradient = jax.value_and_grad(lambda q: batched_matmul_attention(q, k, v, visibility_bias(5, None)).sum())(q)
+    assert jnp.isfinite(out)
+    assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_grouped_queries_are_repeated_keys_and_values(kv_heads: int) -> None:
+    q, k, v = random(0, 2, 4, 9, 8), random(1, 2, kv_heads, 9, 8), random(2, 2, kv_heads, 9, 8)
+    bias = visibility_bias(9, None)
+    repeated = [jnp.repeat(x, 4 // kv_heads, axis=1) for x in (k, v)]
+    np.testing.assert_allclose(
+        batched_matmul_attention(q, k, v, bias), batched_matmul_attention(q, *repeated, bias), atol=1e-6
+    )
+
+
+def test_implementations_agree_with_gradients() -> None:
+    params = transformer.init(CONFIG, 0)
+    tokens = jax.random.randint(jax.random.key(1), (2, 12), 0, CONFIG.vocab_size)
+    segments = jnp.asarray([[1] * 5 + [2] * 7, [1] * 12])
+
+    def loss(params: transformer.Params, attention: str) -> jax.Array:
+        return jnp.square(transformer.apply(CONFIG, params, tokens, segments, attention=attention)).mean()
+
+    ours = jax.value_and_grad(loss)(params, "batched_matmul")
+    theirs = jax.value_and_grad(loss)(params, "dot_product_attention")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ours, theirs)
+
+
+def test_rotary_scores_depend_on_distance_alone() -> None:
+    rope = rope_tables(CONFIG, 40)
+    q, k = (jnp.broadcast_to(random(key, 1, 1, 1, 8), (1, 1, 40, 8)) for key in (0, 1))
+    scores = jnp.einsum("bhqd,bhkd->qk", rotate(q, rope), rotate(k, rope))
+    for distance in (0, 1, 7, 25):
+        diagonal = jnp.diagonal(scores, -distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-4)
+    assert jnp.ptp(scores[:, 0]) > 0.5  # and they do depend on it
+
+
+def test_rotary_frequencies_follow_theta() -> None:
+    config = dataclasses.replace(CONFIG, rope_theta=100.0)
+    _, sin = rope_tables(config, 3)
+    np.testing.assert_allclose(sin[1], np.sin([1.0, 100**-0.25, 0.1, 100**-0.75]), rtol=1e-6)
+
+
+def test_rotation_keeps_lengths() -> None:
+    x = random(0, 1, 2, 20, 8)
+    rotated = rotate(x, rope_tables(CONFIG, 20))
+    np.testing.assert_allclose(jnp.linalg.norm(rotated, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
