@@ -126,7 +126,8 @@ def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
 def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
     """Loss against tokens: points by size, the law through each size with its interval band.
 
-    The size held out of the check is drawn as open diamonds with the prediction made without it, dashed.
+    The size held out of the check is drawn as open diamonds with the prediction made without it: the law dashed,
+    bars for the interval that a new run was expected in.
     """
     fit, held = report.fit, report.holdout
     n, d = fit.table.columns["n"], fit.table.columns["d"]
@@ -158,17 +159,11 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
     ]
     handles.append(Line2D([], [], color="#888888", lw=7, alpha=0.3, label=report.bootstrap.label.replace(", ", ",\n")))
     if held is not None:
+        axes.vlines(held.heldout.columns["d"], *held.interval, color=HELDOUT, lw=3, alpha=0.3, zorder=1)
         what = f"held out ({HELDOUT_NAMES[held.by]})"
+        how = f"predicted without it,\nbars {held.level:.0%} for a new run\n(mean error {held.mean_error:.2%})"
         handles.append(Line2D([], [], color=HELDOUT, marker="D", ms=5.5, mfc="white", mew=1.5, ls="", label=what))
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=HELDOUT,
-                ls="--",
-                label=f"predicted without it\n(mean error {held.mean_error:.2%})",
-            )
-        )
+        handles.append(Line2D([], [], color=HELDOUT, ls="--", label=how))
     _legend_beside(axes, handles)
     return figure
 
@@ -237,7 +232,7 @@ def _legend_beside(axes: Axes, handles: list[Line2D], offset: float = 1.02) -> N
 def _decimal_ticks(axis: Any, low: float, high: float) -> None:
     """Plain numbers on a logarithmic axis from low to high, evenly spaced where it spans less than a decade."""
     if high < 10 * low:
-        ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        ticks = MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
         axis.set_minor_locator(NullLocator())
     else:

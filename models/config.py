@@ -97,7 +97,7 @@ def ladder_model(width: int, vocab_size: int, base_width: int = 16) -> ModelConf
     if width < 4 or width % 4:
         raise ValueError(f"ladder width {width}: it must be a positive multiple of 4")
     num_heads = max(2, width // 32)
-    head_dim = 2 * int(math.ceil(width / num_heads / 2))
+    head_dim = 2 * math.ceil(width / num_heads / 2)
     return ModelConfig(
         vocab_size=vocab_size,
         num_layers=4,

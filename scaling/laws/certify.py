@@ -69,32 +69,29 @@ def certify(
     """
     best = int(np.nanargmin(value_S))
     theta_P, low_P, high_P = theta_SP[best], *box
-    gradient_P = evidence["gradient"]
     held_P = (theta_P <= low_P + 1e-9) | (theta_P >= high_P - 1e-9)
     free_P = ~held_P
-    eigenvalues_P, _ = _equilibrated(evidence["hessian"][np.ix_(free_P, free_P)])
+    hessian_P, _ = _equilibrated(evidence["hessian"][np.ix_(free_P, free_P)])
     jacobian_NP = evidence["jacobian"]
     design_P, directions_PP = _equilibrated(jacobian_NP.T @ jacobian_NP)
     names = np.array(form.params)
     relative_S = value_S / value_S[best] - 1
-    share = float(np.mean(relative_S < SAME_OPTIMUM))
-    second = _second_basin(relative_S, value_S)
-    design_condition = _condition(design_P)
-    weakest = names[np.abs(directions_PP[:, 0]) > 0.3]
-    errors = _standard_errors(form, centre, theta_P, jacobian_NP, evidence["residuals"])
-    at_bounds = tuple(str(name) for name in names[held_P])
-    return Certificate(
-        gradient_norm=float(np.max(np.abs(gradient_P[free_P]), initial=0.0)),
-        hessian_eigenvalues=tuple(float(v) for v in eigenvalues_P),
-        hessian_condition=_condition(eigenvalues_P),
-        design_condition=design_condition,
+    certificate = Certificate(
+        gradient_norm=float(np.max(np.abs(evidence["gradient"][free_P]), initial=0.0)),
+        hessian_eigenvalues=tuple(float(v) for v in hessian_P),
+        hessian_condition=_condition(hessian_P),
+        design_condition=_condition(design_P),
         starts=len(value_S),
-        share_at_optimum=share,
-        at_bounds=at_bounds,
-        second_basin=second,
-        standard_errors=errors,
-        findings=tuple(_findings(form, theta_P, at_bounds, design_condition, weakest, errors, share)),
+        share_at_optimum=float(np.mean(relative_S < SAME_OPTIMUM)),
+        at_bounds=tuple(str(name) for name in names[held_P]),
+        second_basin=_second_basin(relative_S, value_S),
+        standard_errors=_standard_errors(form, centre, theta_P, jacobian_NP, evidence["residuals"]),
+        findings=(),
     )
+    params = {name: float(value) for name, value in form.physical(theta_P, centre).items()}
+    confounded = [str(name) for name in names[np.abs(directions_PP[:, 0]) > 0.3]]
+    findings = _findings(form, params, certificate, confounded, spare=len(jacobian_NP) - len(theta_P))
+    return dataclasses.replace(certificate, findings=tuple(findings))
 
 
 def _equilibrated(matrix_PP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,34 +142,39 @@ def _standard_errors(
 
 
 def _findings(
-    form: Form,
-    theta_P: np.ndarray,
-    at_bounds: tuple[str, ...],
-    design_condition: float,
-    weakest: np.ndarray,
-    errors: Mapping[str, float],
-    share: float,
+    form: Form, params: Mapping[str, float], certificate: Certificate, confounded: list[str], spare: int
 ) -> list[str]:
+    """The certificate in words.
+
+    Args:
+        form: the form.
+        params: physical parameters.
+        certificate: without findings.
+        confounded: parameters that make up the least determined direction.
+        spare: points beyond the number of parameters.
+    """
     found = []
-    for name in at_bounds:
+    for name in certificate.at_bounds:
         if name in form.coefficients:
             found.append(f"{name} ran to the edge of its range: the data show no sign of its term")
         else:
-            value = theta_P[form.params.index(name)]
-            found.append(f"{name} ran to the edge of its range ({value:.3g}): the data do not determine it")
-    if design_condition >= UNIDENTIFIED:
+            found.append(f"{name} ran to the edge of its range ({params[name]:.3g}): the data do not determine it")
+    errors = certificate.standard_errors
+    if certificate.design_condition >= UNIDENTIFIED:
         found.append(
-            f"the data cannot tell {', '.join(weakest)} apart: some combination of them leaves every prediction "
+            f"the data cannot tell {', '.join(confounded)} apart: some combination of them leaves every prediction "
             "unchanged"
         )
     else:
-        for name in form.params:
-            if name in form.coefficients:
-                if name == "E" and errors[name] > WEAK:
-                    found.append(f"E is weakly determined (a factor of {np.exp(errors[name]):.2g} either way)")
-            elif errors[name] > WEAK * abs(theta_P[form.params.index(name)]):
-                value = theta_P[form.params.index(name)]
-                found.append(f"{name} is weakly determined ({value:.2g} +- {errors[name]:.2g})")
-    if share < 0.1:
-        found.append(f"only {share:.0%} of the starts reached the optimum: fit again with more starts")
+        if errors.get("E", 0.0) > WEAK:
+            found.append(f"E is weakly determined ({params['E']:.2g}, its log +- {errors['E']:.2g})")
+        for name in (shape.name for shape in form.shapes):
+            if errors[name] > WEAK * abs(params[name]):
+                found.append(f"{name} is weakly determined ({params[name]:.2g} +- {errors[name]:.2g})")
+    if spare < 3:
+        found.append(f"only {spare} points more than parameters: residuals say little about errors, and intervals less")
+    if certificate.share_at_optimum < 0.1:
+        found.append(
+            f"only {certificate.share_at_optimum:.0%} of the starts reached the optimum: fit again with more starts"
+        )
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 
@@ -193,7 +194,7 @@ def _parts(report: Report) -> list[RenderableType]:
 
 def _law(report: Report) -> RenderableType:
     replicated = report.bootstrap
-    grid = RichTable(title=f"Law  {report.fit.form.formula}", title_justify="left")
+    grid = RichTable(title=f"Law  {report.fit.form.formula}", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("parameter", "value", replicated.label):
         grid.add_column(heading, justify="left" if heading == "parameter" else "right")
     for name, (low, high) in replicated.param_intervals().items():
@@ -235,33 +236,39 @@ def _heldout(report: Report) -> RenderableType:
 
 def _answer(report: Report) -> RenderableType:
     grid = RichTable(
-        title=f"Compute-optimal tokens per parameter (bytes per parameter in brackets; our tokens hold "
+        title=f"Compute-optimal D/N: tokens per parameter, and bytes below (our tokens hold "
         f"{report.bytes_per_token:.3g} bytes)",
         title_justify="left",
-        caption="A published ratio is stated in that paper's own tokens; bytes are what compares. "
-        "'+x' is the orders of magnitude beyond the runs that a law was fitted to; beyond 2: indicative.",
+        caption="A published ratio is in that paper's own tokens: compare bytes. '+x': orders of magnitude beyond the "
+        "runs that a law was fitted to; beyond 2, indicative.",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     headline = [law.name for law in published.HEADLINE]
-    for heading in ("budget (FLOPs)", "N", "D", "D/N, this law", report.bootstrap.label, *headline):
-        grid.add_column(heading, justify="right")
+    for heading in ("budget", "N", "D", "this law", report.bootstrap.label, *headline):
+        grid.add_column(heading, justify="right", overflow="fold")
     for row in report.allocations:
         peers = {c.name: c for c in report.comparisons if c.flops == row.flops}
         low, high = row.ratio_interval
+        scale = report.bytes_per_token
         grid.add_row(
             f"{row.flops:.3g}",
             f"{row.n:.3g}",
             f"{row.d:.3g}",
-            f"{row.tokens_per_parameter:.3g} ({row.bytes_per_parameter:.3g}){_beyond(row.extrapolation)}",
-            f"{low:.3g} to {high:.3g}",
+            _ratio(row.tokens_per_parameter, row.bytes_per_parameter, row.extrapolation),
+            f"{_short(low)} to {_short(high)}\n[dim]{_short(low * scale)} to {_short(high * scale)}[/]",
             *(
-                f"{peers[name].tokens_per_parameter:.3g} ({peers[name].bytes_per_parameter:.3g})"
-                f"{_beyond(peers[name].extrapolation)}"
-                for name in headline
+                _ratio(c.tokens_per_parameter, c.bytes_per_parameter, c.extrapolation)
+                for c in (peers[name] for name in headline)
             ),
         )
     return grid
 
 
-def _beyond(orders: float) -> str:
-    return f" +{orders:.1f}" if orders > 0.05 else ""
+def _ratio(tokens: float, in_bytes: float, beyond: float) -> str:
+    reach = f" +{beyond:.1f}" if beyond > 0.05 else ""
+    return f"{_short(tokens)}{reach}\n[dim]{_short(in_bytes)} bytes[/]"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import qmc
 
 from scaling.laws.forms import Form
 
@@ -72,9 +71,10 @@ def draw_starts(form: Form, data: Points, count: int, seed: int) -> np.ndarray:
     Shape parameters are a Latin hypercube over their start ranges; given them the law is linear, and the
     coefficients solve least squares on relative error, kept positive.
     """
-    low, high = zip(*(shape.starts for shape in form.shapes), strict=True)
-    unit_SQ = qmc.LatinHypercube(len(form.shapes), rng=np.random.default_rng(seed)).random(count)
-    shape_SQ = qmc.scale(unit_SQ, low, high)
+    low_Q, high_Q = np.array([shape.starts for shape in form.shapes]).T
+    rng = np.random.default_rng(seed)
+    strata_QS = rng.permuted(np.tile(np.arange(count), (len(low_Q), 1)), axis=1)
+    shape_SQ = low_Q + (high_Q - low_Q) * (strata_QS.T + rng.random((count, len(low_Q)))) / count
     basis_SNK = np.exp(np.stack(np.broadcast_arrays(*_centred_basis(form, data, shape_SQ.T[..., None])), -1))
     scale_N = np.sqrt(data.weight) / np.exp(data.log_loss)
     design_SNK = basis_SNK * scale_N[:, None]

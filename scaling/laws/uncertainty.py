@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from scaling.laws import fit as fitting
 from scaling.laws import solver
@@ -87,7 +87,7 @@ class Bootstrap:
         2015, "What teachers should know about the bootstrap", section 4.3: expanded percentile interval).
         """
         tail = (1 - self.level) / 2
-        wider = float(stats.norm.cdf(stats.t.ppf(tail, max(self.clusters - 1, 1))))
+        wider = float(special.ndtr(special.stdtrit(max(self.clusters - 1, 1), tail)))
         return Interval(*np.quantile(np.asarray(values_R), [wider, 1 - wider], axis=0))
 
     def param_intervals(self) -> dict[str, Interval]:

@@ -126,6 +126,13 @@ def test_certificate_says_that_two_sizes_cannot_separate_three_parameters(ladder
     assert fit.fit(CHINCHILLA, ladder(point_noise=1e-3)).certificate.identified
 
 
+def test_certificate_counts_the_points_to_spare(ladder):
+    points = ladder(point_noise=1e-3)
+    few = points.select(np.array([0, 2, 5, 8, 11, 19]))
+    assert "only 1 points more than parameters" in " ".join(fit.fit(CHINCHILLA, few).certificate.findings)
+    assert not fit.fit(CHINCHILLA, points).certificate.findings
+
+
 def test_certificate_names_a_vanished_term():
     n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 5)))
     noise = np.random.default_rng(0).normal(0, 1e-4, len(n))

@@ -44,7 +44,9 @@ def test_printed_report_answers_the_question(found):
     for column in ("Chinchilla (converged)", "MiniCPM (average)"):
         assert column in printed
     row = found.allocations[1]
-    assert f"{row.tokens_per_parameter:.3g} ({row.bytes_per_parameter:.3g}) +{row.extrapolation:.1f}" in printed
+    assert f"{row.tokens_per_parameter:.3g} +{row.extrapolation:.1f}" in printed
+    chinchilla = next(c for c in found.comparisons if c.name == "Chinchilla (converged)" and c.flops == row.flops)
+    assert f"{chinchilla.bytes_per_parameter:.3g} bytes" in printed
 
 
 def test_a_report_without_a_possible_holdout_says_why(ladder):
