@@ -56,7 +56,7 @@ def survey(task: TaskConfig, progress: Callable[[int, int], None]) -> Survey:
     smallest, largest = SECTION_SIZES
     section_size = min(max(whole.kept_bytes // (4 * enough), smallest), largest)
     note = (
-        f"{len(set(whole.units))} documents are too few to hold some out: they were cut at blank lines into "
+        f"{len(set(whole.units))} document(s) are too few to hold some out: cut at blank lines into "
         f"sections of at least {section_size} characters"
     )
     return _split(task, _clean(task, progress, section_size), (note,))

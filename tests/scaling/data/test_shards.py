@@ -81,14 +81,18 @@ def test_the_digest_covers_content_and_vocabulary_and_not_the_shards_size(tmp_pa
 
 
 def test_a_full_disk_is_told_as_such(tmp_path):
-    writer = SplitWriter(tmp_path, "train", "uint32", np.ones(1 << 31 >> 8, np.int64), "v")
+    writer = SplitWriter(tmp_path, "train", "uint32", np.ones(1 << 23, np.int64), "v")
     noise = np.random.default_rng(0).integers(3, 1 << 23, 20_000).astype(np.int32)
+
+    def write():
+        writer.add(noise, 1000)
+        writer.finish(1)
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            writer.add(noise, 1000)
-            writer.finish(1)
+            write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.errno == errno.EFBIG

@@ -120,7 +120,7 @@ def test_position_of_a_trunk_is_its_branches(step, more):
 )
 def test_position_under_other_data_is_an_error(data):
     saved = Timeline.start(data_of({"a": 0.9, "b": 0.1}, 16, 8)).position(100)
-    with pytest.raises(UserError, match="step 100.*resume with the data it was trained on"):
+    with pytest.raises(UserError, match=r"step 100.*resume with the data it was trained on"):
         Timeline.start(data).check_position(saved)
 
 
