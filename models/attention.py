@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import ModelConfig
-from models.layers import hidden_matrix, project
+from models.layers import hidden_matrices, project
 
 Implementation = Literal["batched_matmul", "dot_product_attention"]
 
@@ -65,16 +65,23 @@ def batched_matmul_attention(
     return out_BHTh.astype(v_BKTh.dtype)
 
 
+def dot_product_attention(q_BHTh: jax.Array, k_BKTh: jax.Array, v_BKTh: jax.Array, bias_B1TT: jax.Array) -> jax.Array:
+    """The same by jax.nn.dot_product_attention, for accelerators."""
+    q_BTHh, k_BTKh, v_BTKh = q_BHTh.swapaxes(1, 2), k_BKTh.swapaxes(1, 2), v_BKTh.swapaxes(1, 2)
+    return jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, bias=bias_B1TT).swapaxes(1, 2)
+
+
+IMPLEMENTATIONS = {"batched_matmul": batched_matmul_attention, "dot_product_attention": dot_product_attention}
+
+
 class Attention(nnx.Module):
     """Causal self-attention with H query heads that share K key-value heads, without biases."""
 
     def __init__(self, config: ModelConfig, key: jax.Array):
-        query_key, key_key, value_key, output_key = jax.random.split(key, 4)
-        query_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.query = hidden_matrix(config, query_key, config.d_model, query_width)
-        self.key = hidden_matrix(config, key_key, config.d_model, kv_width)
-        self.value = hidden_matrix(config, value_key, config.d_model, kv_width)
-        self.output = hidden_matrix(config, output_key, query_width, config.d_model)
+        D, queries, keys = config.d_model, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.query, self.key, self.value, self.output = hidden_matrices(
+            config, key, (D, queries), (D, keys), (D, keys), (queries, D)
+        )
         self.head_dim = config.head_dim
 
     def __call__(
@@ -90,14 +97,6 @@ class Attention(nnx.Module):
         def heads(weight: nnx.Param) -> jax.Array:
             return project(x_BTD, weight).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)
 
-        q_BHTh, k_BKTh, v_BKTh = (
-            rotate(heads(self.query), rope),
-            rotate(heads(self.key), rope),
-            heads(self.value),
-        )
-        if implementation == "batched_matmul":
-            o_BTHh = batched_matmul_attention(q_BHTh, k_BKTh, v_BKTh, bias_B1TT).swapaxes(1, 2)
-        else:
-            q_BTHh, k_BTKh, v_BTKh = q_BHTh.swapaxes(1, 2), k_BKTh.swapaxes(1, 2), v_BKTh.swapaxes(1, 2)
-            o_BTHh = jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, bias=bias_B1TT)
-        return project(o_BTHh.reshape(B, T, -1), self.output)
+        q_BHTh, k_BKTh = rotate(heads(self.query), rope), rotate(heads(self.key), rope)
+        o_BHTh = IMPLEMENTATIONS[implementation](q_BHTh, k_BKTh, heads(self.value), bias_B1TT)
+        return project(o_BHTh.swapaxes(1, 2).reshape(B, T, -1), self.output)

@@ -7,18 +7,22 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from models.config import ModelConfig
 
 
-def hidden_matrix(config: ModelConfig, key: jax.Array, inputs: int, outputs: int) -> nnx.Param:
-    """A hidden matrix [inputs, outputs] under muP: normal with standard deviation init_std / sqrt(m).
+def hidden_matrices(config: ModelConfig, key: jax.Array, *shapes: tuple[int, int]) -> list[nnx.Param]:
+    """Hidden matrices [inputs, outputs] under muP: normal with standard deviation init_std / sqrt(m).
 
-    m is `config.width_multiplier`; the reading of MiniCPM's table 7 is explained in `models.transformer`.
+    m is `config.width_multiplier`; the reading of MiniCPM's table 7 is explained in `models.transformer`. They are cut
+    from one draw, because XLA compiles every random draw anew, and slowly.
     """
     std = config.init_std / math.sqrt(config.width_multiplier)
-    return nnx.Param(std * jax.random.normal(key, (inputs, outputs), jnp.float32))
+    ends = np.cumsum([inputs * outputs for inputs, outputs in shapes])
+    pieces = jnp.split(std * jax.random.normal(key, (ends[-1],), jnp.float32), ends[:-1])
+    return [nnx.Param(piece.reshape(shape)) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def project(x_BTI: jax.Array, weight_IO: nnx.Param) -> jax.Array:
@@ -48,10 +52,8 @@ class SwiGLU(nnx.Module):
     """The gated feed-forward layer, (silu(x W_gate) * x W_up) W_down (Shazeer 2020, eq. 6)."""
 
     def __init__(self, config: ModelConfig, key: jax.Array):
-        gate_key, up_key, down_key = jax.random.split(key, 3)
-        self.gate = hidden_matrix(config, gate_key, config.d_model, config.d_ff)
-        self.up = hidden_matrix(config, up_key, config.d_model, config.d_ff)
-        self.down = hidden_matrix(config, down_key, config.d_ff, config.d_model)
+        D, F = config.d_model, config.d_ff
+        self.gate, self.up, self.down = hidden_matrices(config, key, (D, F), (D, F), (F, D))
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""

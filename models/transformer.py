@@ -15,9 +15,10 @@ RMSNorm gains          (ones)                                      base
 
 and, in the forward pass, embedding output * scale_emb, output of every attention and MLP block
 * scale_depth / sqrt(L), final norm's output / m right before the head. This is how OpenBMB's training engine
-implements the table. The table read literally would also scale the embedding's and the head's initialisation
-and rate (they are 2-D tensors), but their fan-in does not grow with width in the sense that muP's rule is about, and
-would start "other parameters" at 0.1, where every released checkpoint is consistent with gains that start at one.
+implements the table. Read literally, the table would also scale the embedding and the head, being 2-D tensors,
+and start "other parameters" at 0.1. We do not: the embedding's fan-in is the vocabulary, which does not grow with
+width; the head's does, and dividing the logits by m already answers it; and gains of 0.1 would shrink the input of
+every block tenfold, which nothing in the paper explains.
 
 Axis letters: models/README.md.
 """
@@ -106,6 +107,7 @@ def _definition(config: ModelConfig) -> nnx.GraphDef[Decoder]:
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, jax.random.key(0))))[0]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(config: ModelConfig, seed: int | jax.Array) -> Params:
     """Fresh parameters: a nested dict of float32 arrays, those of the blocks stacked on a leading axis L.
 

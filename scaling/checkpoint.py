@@ -16,15 +16,21 @@ import jax
 import orbax.checkpoint as ocp
 
 from scaling import storage
+from scaling.errors import UserError
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save and restore
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every save, and every error that it also raises
 
 
 class Checkpoints:
-    """The checkpoints of one run, by step (number of updates done)."""
+    """The checkpoints of one run, by step (number of updates done).
+
+    Whoever holds the run's lock may call everything; others may only read: `steps`, `problem`, `is_intact`,
+    `restore`.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
+        self._verified: set[int] = set()  # by this object, under the lock: nobody else writes meanwhile
 
     def _step_dir(self, step: int) -> Path:
         return self.directory / str(step)
@@ -33,26 +39,26 @@ class Checkpoints:
         return self.directory / f"{step}.sha256.json"
 
     def steps(self) -> list[int]:
-        """Steps that were written to the end, ascending. Their files may still be damaged: see `verify`."""
-        if not self.directory.exists():
-            return []
+        """Steps that were written to the end, ascending. Their files may still be damaged: see `problem`."""
         named = (path.name.removesuffix(".sha256.json") for path in self.directory.glob("*.sha256.json"))
         return sorted(int(name) for name in named if self._step_dir(int(name)).is_dir())
 
-    def save(self, step: int, state: Any, position: dict[str, Any], provenance: dict[str, Any]) -> None:
-        """Writes one checkpoint and returns when it is on disk.
+    def save(
+        self, step: int, state: Any, position: dict[str, Any], provenance: dict[str, Any], keep: bool = True
+    ) -> None:
+        """Writes one checkpoint and returns when it is on disk; those before it that are not to be kept go.
 
         Args:
             step: updates done.
             state: a pytree of arrays.
-            position: where the data stands (`loader.data_position`).
-            provenance: execution fingerprint, commit, versions.
+            position: where the data stands (`Timeline.position`).
+            provenance: execution fingerprints, commit, versions.
+            keep: whether it stays; otherwise it is there for a crash only and goes when a later one is written.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         target = self._step_dir(step)
         with storage.disk_full_is_a_user_error(target):
-            if target.exists():  # a kill between rename and manifest left it; its manifest never came
-                shutil.rmtree(target)
+            self._remove(step)  # what a kill left between the folder and its manifest
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 checkpointer.save(
                     target,
@@ -62,12 +68,26 @@ class Checkpoints:
                         provenance=ocp.args.JsonSave(provenance),
                     ),
                 )
-        storage.write_json(self._manifest(step), _digests(target))
+        storage.write_json(self._manifest(step), {"keep": keep, "files": _digests(target)})
+        self._verified.add(step)
+        for earlier in self.steps():
+            if earlier < step and not self._is_kept(earlier):
+                self._remove(earlier)
 
-    def verify(self, step: int) -> str | None:
+    def keep(self, step: int) -> None:
+        """Makes a checkpoint one that stays."""
+        if not self._is_kept(step):
+            storage.write_json(self._manifest(step), storage.read_json(self._manifest(step)) | {"keep": True})
+
+    def problem(self, step: int) -> str | None:
         """What is wrong with a checkpoint's files, in words, or None when they are as they were written."""
-        expected = storage.read_json(self._manifest(step))
-        actual = _digests(self._step_dir(step))
+        try:
+            expected: dict[str, str] = storage.read_json(self._manifest(step))["files"]
+            actual = _digests(self._step_dir(step))
+        except (UserError, TypeError, KeyError):
+            return "its manifest cannot be read"
+        except FileNotFoundError as error:
+            return f"{error.filename} went away"
         for name in sorted(expected.keys() | actual.keys()):
             if name not in actual:
                 return f"{name} is missing"
@@ -77,11 +97,18 @@ class Checkpoints:
                 return f"{name} does not have the content that was written"
         return None
 
-    def newest(self, at_most: int) -> int | None:
-        """The newest intact step up to `at_most`. Damaged ones are named in a warning and set aside."""
-        for step in reversed([step for step in self.steps() if step <= at_most]):
-            problem = self.verify(step)
+    def is_intact(self, step: int) -> bool:
+        """Whether there is a checkpoint at this step whose files are as they were written."""
+        return step in self.steps() and (step in self._verified or self.problem(step) is None)
+
+    def newest(self, at_most: int | None = None) -> int | None:
+        """The newest intact step (up to `at_most`). Damaged ones are named in a warning and set aside."""
+        for step in reversed(self.steps()):
+            if at_most is not None and step > at_most:
+                continue
+            problem = None if step in self._verified else self.problem(step)
             if problem is None:
+                self._verified.add(step)
                 return step
             aside = self._step_dir(step).with_name(f"damaged-{step}")
             shutil.rmtree(aside, ignore_errors=True)
@@ -94,15 +121,15 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads a verified checkpoint.
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """Reads an intact checkpoint.
 
         Args:
-            step: one that `newest` returned.
+            step: one that was found intact.
             like: the state's tree of `jax.ShapeDtypeStruct` with shardings, or of arrays.
 
         Returns:
-            state, data position.
+            state, data position, provenance.
         """
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(
@@ -110,14 +137,10 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)),
                     position=ocp.args.JsonRestore(),
+                    provenance=ocp.args.JsonRestore(),
                 ),
             )
-        return restored.state, restored.position
-
-    def remove(self, step: int) -> None:
-        """Removes one checkpoint, its manifest first: without it the rest no longer counts."""
-        self._manifest(step).unlink()
-        shutil.rmtree(self._step_dir(step))
+        return restored.state, restored.position, restored.provenance
 
     def clean(self) -> None:
         """Removes what killed writes left behind; checkpoints, and those set aside as damaged, stay."""
@@ -129,6 +152,19 @@ class Checkpoints:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+    def _is_kept(self, step: int) -> bool:
+        try:
+            return bool(storage.read_json(self._manifest(step))["keep"])
+        except (UserError, TypeError, KeyError):
+            return True  # damaged: to be set aside by whoever needs it, with a warning
+
+    def _remove(self, step: int) -> None:
+        """Removes one checkpoint, its manifest first: without it the rest no longer counts."""
+        self._verified.discard(step)
+        self._manifest(step).unlink(missing_ok=True)
+        if self._step_dir(step).exists():
+            shutil.rmtree(self._step_dir(step))
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

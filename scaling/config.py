@@ -218,9 +218,19 @@ def from_json[T](cls: type[T], data: Any) -> T:
     try:
         return _converter.structure(data, cls)
     except Exception as error:  # cattrs raises an exception group that only it can put in words
-        problems = "; ".join(cattrs.transform_error(error, path=cls.__name__))
-        known = ", ".join(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
-        raise UserError(f"config: {problems} (keys of {cls.__name__}: {known})") from error
+        problems = "; ".join(cattrs.transform_error(error, path=cls.__name__, format_exception=_in_words))
+        raise UserError(f"config: {problems}") from error
+
+
+def _in_words(error: BaseException, kind: type | None) -> str:
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        known = ", ".join(field.name for field in dataclasses.fields(error.cl))
+        return f"unknown key {', '.join(sorted(error.extra_fields))} (keys of {error.cl.__name__}: {known})"
+    if isinstance(error, KeyError):
+        return f"key {error} is missing"
+    if isinstance(error, TypeError | AttributeError):
+        return cattrs.v.format_exception(error, kind)
+    return str(error)
 
 
 def canonical(data: Any) -> str:

@@ -1,6 +1,8 @@
 """Loss on fixed held-out text, per token and per byte, per domain."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +11,20 @@ import numpy as np
 from scaling.data.heldout import heldout_rows
 from scaling.data.shards import Shards
 from scaling.mesh import Execution, rows_sharding
-from scaling.train import LossFn, Params
+from scaling.train import Batch, LossFn, Params
 
 _ROWS_AT_ONCE = 64
+
+
+@functools.lru_cache
+def _by_row(loss_fn: LossFn) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
+    """The compiled program: (params, rows) -> (sum of nats, counted targets) of every row."""
+
+    @jax.jit
+    def by_row(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return jax.vmap(lambda row: loss_fn(params, jax.tree.map(lambda x: x[None], row)))(batch)
+
+    return by_row
 
 
 def evaluate(
@@ -36,10 +49,7 @@ def evaluate(
     mesh = execution.mesh
     at_once = _ROWS_AT_ONCE * execution.devices
 
-    @jax.jit
-    def by_row(params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jax.vmap(lambda row: loss_fn(params, jax.tree.map(lambda x: x[None], row)))(batch)
-
+    by_row = _by_row(loss_fn)
     nats, counts = [], []
     for start in range(0, len(rows), at_once):
         part = {"tokens": rows[start : start + at_once], "segments": segments[start : start + at_once]}

@@ -1,5 +1,6 @@
 """Executing a study: whatever is missing of its plan, in order, beside other processes that do the same."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ from scaling import storage
 from scaling.config import to_json
 from scaling.evaluate import evaluate
 from scaling.objectives import next_token
-from scaling.records import RunStore
+from scaling.records import RunStore, cannot_leave
 from scaling.run import Runner, loss_fn
 from scaling.study import (
     Planned,
@@ -17,6 +18,7 @@ from scaling.study import (
     flops_with_and_without_branching,
     plan_study,
 )
+from scaling.train import InterruptedRunError
 
 _POLL_SECONDS = 1.0
 
@@ -68,35 +70,25 @@ class Executor:
         """Trains and evaluates what is missing; returns when nothing is, whoever did it.
 
         A run that another process holds is left to it and looked at again later.
+
+        Raises:
+            InterruptedRunError: stopped on request.
         """
         self.write_plan()
-        waiting = list(self.entries)
-        while waiting:
-            held = [entry for entry in waiting if not self._advance(entry)]
-            if len(held) == len(waiting):
-                self.announce(f"waiting for {held[0].label}, which another process is training")
-                time.sleep(_POLL_SECONDS)
-            waiting = held
+        while held := [entry for entry in self.entries if not self._advance(entry)]:
+            if self.runner.stop_requested():
+                raise InterruptedRunError("stopped")
+            self.announce(f"waiting for {held[0].label}, which another process is training")
+            time.sleep(_POLL_SECONDS)
 
     def is_finished(self) -> bool:
         """Whether nothing is left to train or evaluate."""
         return all(self._is_finished(entry) for entry in self.entries)
 
-    def branch_points(self, entry: Planned) -> list[int]:
-        """Steps of a trunk at which branches that have not begun leave it."""
-        return [
-            branch.start
-            for branch in self.entries
-            if branch.config.parent is not None
-            and branch.config.parent.run == entry.run
-            and not self.runner.checkpoints(branch.run).steps()
-            and not self._is_finished(branch)
-        ]
-
     def _is_finished(self, entry: Planned) -> bool:
         result = self.store.result(entry.run)
         if result is None:
-            return False
+            return cannot_leave(self.store, entry.trunk, entry.start) is not None
         return result.state == "failed" or (result.step >= entry.stop and self._is_evaluated(entry))
 
     def _is_evaluated(self, entry: Planned) -> bool:
@@ -111,36 +103,48 @@ class Executor:
 
     def _advance(self, entry: Planned) -> bool:
         """Brings one run to its end. Returns False if it has to wait for another process."""
-        points = [] if entry.is_point else self.branch_points(entry)
-        if self._is_finished(entry) and not self.runner.missing(entry.run, entry.stop, points):
+        if self._is_finished(entry):
             return True
-        if entry.config.parent is not None:
-            parent = entry.config.parent
-            result = self.store.result(parent.run)
-            if result is not None and result.state == "failed":
-                self.announce(f"{entry.label}: left out, because {entry.trunk_label} failed: {result.reason}")
-                return True
-            own = self.runner.checkpoints(entry.run).newest(entry.stop)
-            if own is None and self.runner.checkpoints(parent.run).newest(parent.step) != parent.step:
-                return False
+        if entry.is_point:
+            ready = self._reach_branch_point(entry)
+            return ready and (self._is_finished(entry) or self._train(entry, [entry.stop]))
+        ahead = [branch for branch in self.entries if branch.trunk == entry.run and not self._is_finished(branch)]
+        return self._train(entry, [branch.start for branch in ahead if branch.config.parent])
+
+    def _reach_branch_point(self, entry: Planned) -> bool:
+        """Whether there is something to begin a run from, once its trunk has replayed to the branch point if need be.
+
+        False also when another process holds the trunk.
+        """
+        parent, own = entry.config.parent, self.runner.checkpoints(entry.run)
+        if parent is None or any(own.is_intact(step) for step in own.steps()):
+            return True
+        trunk = next(other for other in self.entries if other.run == parent.run)
+        return self.runner.checkpoints(parent.run).is_intact(parent.step) or self._train(trunk, [parent.step])
+
+    def _train(self, entry: Planned, save_at: list[int]) -> bool:
+        """Trains a run to its end, and evaluates it if it is a point. Returns False if another process holds it."""
         with storage.try_lock(self.store.run_dir(entry.run) / "lock") as locked:
             if not locked:
                 return False
             self.announce(entry.label)
-            self.runner.ensure(entry.config, entry.stop, points)
-            if not self._is_finished(entry) and entry.is_point:
+            self.runner.ensure(entry.config, entry.stop, save_at)
+            if entry.is_point and not self._is_finished(entry):
                 self._evaluate(entry)
         return True
 
     def _evaluate(self, entry: Planned) -> None:
-        state = self.runner.state_at(entry.config, entry.run, entry.stop)
+        params = self.runner.state_at(entry.config, entry.run, entry.stop).state.params
         config, wanted = entry.config, self.study.evaluation
         execution = self.runner.resolved(config)
         loss = loss_fn(config.model, next_token, execution)
         rows: list[dict[str, Any]] = []
         for task in wanted.tasks:
             heldout = self.runner.prepared(task).heldout
-            found = evaluate(state.params, heldout, wanted.tokens, wanted.sequence_length, loss, execution)
+            found = evaluate(params, heldout, wanted.tokens, wanted.sequence_length, loss, execution)
+            if not math.isfinite(found["nats_per_token"]):  # the last update, after which no loss was taken
+                self.runner.fail(entry.run, f"the loss on {task.name} after step {entry.stop} is not finite")
+                return
             key = {"step": entry.stop, "digest": self.evaluation_digest, "domain": task.source.domain}
             rows.append(key | found)
         self.store.add_evaluations(entry.run, rows)

@@ -1,5 +1,6 @@
 """A run's name is the hash of its mathematics; the code that trained it is recorded beside, as provenance."""
 
+import functools
 import hashlib
 import subprocess
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ def run_id(config: RunConfig, digests: Mapping[str, str]) -> str:
     return hashlib.sha256(canonical(identity(config, digests)).encode()).hexdigest()[:16]
 
 
+@functools.cache  # the code that runs is the code that was there when the process began
 def provenance() -> dict[str, Any]:
     """Where numbers come from: the code's commit (with a mark when files differ from it) and versions."""
     root = Path(__file__).resolve().parent.parent

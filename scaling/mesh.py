@@ -13,7 +13,7 @@ from scaling.environment import versions
 
 DATA = "data"
 # Rows that a CPU core works through at a time: their activations then stay in its cache.
-_CPU_MICROBATCH_TOKENS = 1024
+_CPU_MICROBATCH_TOKENS = 512
 _UNROLL_AT_MOST = 12
 
 

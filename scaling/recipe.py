@@ -77,10 +77,14 @@ class Ladder:
 
     def vocab_size(self) -> int:
         """Size of the tasks' common vocabulary."""
-        sizes = {
-            component.task.vocabulary.size if component.task.vocabulary.kind == "sentencepiece" else BYTE_VOCAB_SIZE
-            for component in self.tasks
-        }
+        vocabularies = [component.task.vocabulary for component in self.tasks]
+        said = {v.size if v.kind == "sentencepiece" else BYTE_VOCAB_SIZE for v in vocabularies}
+        sizes = said - {0}  # one that is given as a file is another task's
+        if not sizes:
+            raise UserError(
+                "no task of this mixture says how large its vocabulary is: put in the task that the model_file comes "
+                "from, with rate 0 if it is not to be read"
+            )
         if len(sizes) != 1:
             raise UserError(f"the tasks of one mixture must share a vocabulary, but have sizes {sorted(sizes)}")
         return sizes.pop()

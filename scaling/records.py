@@ -29,7 +29,8 @@ class ResultRow:
         tokens: D, all tokens trained on up to `step`.
         unique_tokens: distinct tokens among them (what lies beyond a corpus's end repeats it).
         train_loss: mean loss in nats per token over the last steps logged.
-        execution: how it was computed, segment by segment: `from_step` and the fingerprint from there on.
+        execution: how its last state was computed, segment by segment from step 0 on, parents included: `from_step`
+            and the fingerprint from there on.
         provenance: commit and versions.
         measured: seconds and the like; the only fields that differ between repeats.
     """
@@ -75,30 +76,30 @@ class RunStore:
 
     def result(self, run: str) -> ResultRow | None:
         """The run's result row, if it has come to an end."""
-        data = storage.read_json(self.run_dir(run) / "result.json")
-        return None if data is None else ResultRow(**data)
+        path = self.run_dir(run) / "result.json"
+        data = storage.read_json(path)
+        try:
+            return None if data is None else ResultRow(**data)
+        except TypeError as error:  # a key is missing or unknown
+            raise storage.damaged(path, error) from error
 
     def write_result(self, row: ResultRow) -> None:
         """Writes the result row atomically."""
         storage.write_json(self.run_dir(row.run) / "result.json", dataclasses.asdict(row))
-
-    def execution(self, run: str) -> list[dict[str, Any]]:
-        """How the run has been computed so far, segment by segment."""
-        return storage.read_json(self.run_dir(run) / "execution.json") or []
-
-    def write_execution(self, run: str, segments: list[dict[str, Any]]) -> None:
-        """Writes the execution segments."""
-        storage.write_json(self.run_dir(run) / "execution.json", segments)
 
     def evaluations(self, run: str) -> list[dict[str, Any]]:
         """Evaluation rows, keyed by checkpoint step and evaluation digest."""
         return storage.read_lines(self.run_dir(run) / "evaluations.jsonl")
 
     def add_evaluations(self, run: str, rows: list[dict[str, Any]]) -> None:
-        """Appends evaluation rows."""
-        path = self.run_dir(run) / "evaluations.jsonl"
-        storage.keep_lines(path, lambda _: True)  # heals a line that a kill cut short
-        storage.append_lines(path, rows)
+        """Adds evaluation rows, all or none of them; rows of the same key are replaced."""
+
+        def key(row: dict[str, Any]) -> tuple[Any, ...]:
+            return row["step"], row["digest"], row["domain"]
+
+        new = {key(row) for row in rows}
+        kept = [row for row in self.evaluations(run) if key(row) not in new]
+        storage.write_lines(self.run_dir(run) / "evaluations.jsonl", kept + rows)
 
     def log(self, run: str) -> pd.DataFrame:
         """The step log as a table."""
@@ -126,6 +127,7 @@ def plan(store: RunStore, study: str) -> dict[str, Any]:
 class RunStatus:
     """Where a planned run stands: "complete", "partial", "missing" or "failed" (then with the reason).
 
+    A branch whose trunk failed before the branch point failed with it.
     `done` counts steps, the parents' included; `start` and `stop` are those of the plan.
     """
 
@@ -145,7 +147,10 @@ def status(store: RunStore, study: str) -> dict[str, RunStatus]:
     for entry in plan(store, study)["entries"]:
         start, stop, result = entry["start"], entry["stop"], store.result(entry["run"])
         reason = result.reason if result else None
-        if result is not None and result.state == "failed":
+        lost = None if result else cannot_leave(store, entry["trunk"], start)
+        if lost is not None:
+            state, done, reason = "failed", start, f"left out, because {entry['trunk_label']} failed: {lost}"
+        elif result is not None and result.state == "failed":
             state, done = "failed", result.step
         elif result is not None and result.step >= stop:
             state, done = "complete", stop
@@ -155,6 +160,13 @@ def status(store: RunStore, study: str) -> dict[str, RunStatus]:
             state = "partial" if done > start else "missing"
         found[entry["label"]] = RunStatus(entry["label"], entry["kind"], entry["run"], state, start, done, stop, reason)
     return found
+
+
+def cannot_leave(store: RunStore, trunk: str, step: int) -> str | None:
+    """Why no branch can leave a trunk at a step, where the trunk failed at or before it; else None."""
+    result = store.result(trunk)
+    failed = result is not None and result.state == "failed" and result.step <= step
+    return result.reason if result is not None and failed else None
 
 
 def points(store: RunStore, study: str) -> pd.DataFrame:

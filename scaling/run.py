@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 
 from models import transformer
 from models.config import ModelConfig
-from scaling import mesh
+from scaling import mesh, storage
 from scaling.branches import BRANCHES
 from scaling.checkpoint import Checkpoints
 from scaling.config import ExecutionConfig, OptimizerConfig, RunConfig, TaskConfig, from_json, to_json
@@ -33,12 +33,13 @@ from scaling.optimizers import Hyper, init_optimizer, optimizer
 from scaling.records import ResultRow, RunStore, State
 from scaling.schedules import learning_rates
 from scaling.step_log import StepLog
-from scaling.train import Batch, Dispatch, LogRow, LossFn, NonFiniteLossError, TrainState, compile_dispatch, train
+from scaling.train import Batch, Dispatch, LogRow, LossFn, NonFiniteError, TrainState, compile_dispatch, train
 
 # How much work a crash may cost; writing a checkpoint takes less than a hundredth of it.
 SAVE_EVERY_SECONDS = 30.0
 
 
+@functools.lru_cache  # one function, so that what is compiled from it is compiled once
 def loss_fn(model: ModelConfig, objective: Objective, execution: mesh.Execution) -> LossFn:
     """The objective of this model on rows of tokens and segments [B, T+1]."""
 
@@ -75,24 +76,38 @@ def _dispatch(model: ModelConfig, config: OptimizerConfig, objective: Objective,
 
 def first_state(config: RunConfig, execution: mesh.Execution) -> TrainState:
     """The state before the first update, whole on every device of the mesh."""
-
-    def build() -> TrainState:
-        params = transformer.init(config.model, config.seed)
-        return TrainState(params, init_optimizer(config.optimizer, config.model, params), jnp.int32(0))
-
-    state: TrainState = jax.jit(build, out_shardings=mesh.replicated(execution.mesh))()
+    state: TrainState = _initializer(config.model, config.optimizer, execution)(config.seed)
     return state
+
+
+@functools.lru_cache
+def _initializer(model: ModelConfig, config: OptimizerConfig, execution: mesh.Execution) -> Callable[[int], TrainState]:
+    """The compiled program that makes a first state from a seed: one for all runs of a size."""
+
+    def build(seed: jax.Array) -> TrainState:
+        params = transformer.init(model, seed)
+        return TrainState(params, init_optimizer(config, model, params), jnp.int32(0))
+
+    return jax.jit(build, out_shardings=mesh.replicated(execution.mesh))
+
+
+class StoredState(NamedTuple):
+    """A state with how it was computed: segments of `from_step` and the fingerprint from there on."""
+
+    state: TrainState
+    execution: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """One run about to be trained: what it is, what it reads, how it is computed, where it is logged."""
+    """One run about to be trained: what it is, what it reads, how it is computed, where it is kept and logged."""
 
     config: RunConfig
     run: str
     execution: mesh.Execution
     timeline: Timeline
     streams: dict[str, TokenStream]
+    checkpoints: Checkpoints
     log: StepLog
 
     def hyper(self, step: int, count: int) -> Hyper:
@@ -100,6 +115,25 @@ class _Job:
         wanted = self.config.optimizer
         constants = (np.full(count, value, np.float32) for value in (wanted.weight_decay, wanted.clip_norm))
         return Hyper(learning_rates(self.config.schedule, step, step + count), *constants)
+
+
+def _targets(checkpoints: Checkpoints, result: ResultRow | None, stop: int, save_at: Iterable[int]) -> list[int]:
+    """Steps still to be reached, ascending: `stop`, and those of `save_at` without an intact checkpoint."""
+    steps = {stop, *save_at} if result is None else {step for step in (stop, *save_at) if step > result.step}
+    steps |= {step for step in save_at if not checkpoints.is_intact(step)}
+    if result is not None and result.state == "failed":  # the same mathematics would fail again
+        steps = {step for step in steps if step < result.step}
+    return sorted(steps)
+
+
+def _warn_of_another_execution(run: str, step: int, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changes = [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+    if changes:
+        warnings.warn(
+            f"run {run} goes on from step {step} under another execution ({'; '.join(changes)}): its last digits may "
+            f"differ from an undisturbed run's",
+            stacklevel=2,
+        )
 
 
 class Runner:
@@ -137,8 +171,7 @@ class Runner:
 
     def run_id(self, config: RunConfig) -> str:
         """The run's id over the shards as they lie in the data folder."""
-        tasks = [component.task for component in config.data.mixture]
-        return run_id(config, {task.name: self.prepared(task).train.digest for task in tasks})
+        return run_id(config, self._digests(config))
 
     def plan(self, run: str, config: RunConfig) -> None:
         """Makes a run known to its branches before it is in the store."""
@@ -162,14 +195,6 @@ class Runner:
         """How this run is computed here."""
         return mesh.resolve(self.execution, config.data, config.model.num_layers)
 
-    def missing(self, run: str, stop: int, save_at: Iterable[int] = ()) -> list[int]:
-        """Steps still to be reached, ascending: `stop`, and those of `save_at` without an intact checkpoint."""
-        result, checkpoints = self.store.result(run), self.checkpoints(run)
-        steps = {step for step in save_at if checkpoints.newest(step) != step}
-        if result is None or result.step < stop:
-            steps.add(stop)
-        return sorted(steps)
-
     def ensure(self, config: RunConfig, stop: int, save_at: Iterable[int] = ()) -> None:
         """Trains what is missing of a run; the caller holds its lock.
 
@@ -184,105 +209,141 @@ class Runner:
             UserError: more data asked than there is, or data that the run was not begun with.
             InterruptedRunError: stopped on request; the state is saved.
         """
-        run, started = self.run_id(config), time.monotonic()
-        targets, previous = self.missing(run, stop, save_at), self.store.result(run)
-        if not targets or (previous is not None and previous.state == "failed"):
-            return  # the same mathematics would fail again
-        timeline, streams, checkpoints = self.timeline(config), self._streams(config), self.checkpoints(run)
-        check_budget(timeline, targets[-1], streams, config.data.max_epochs)
-        self.store.write_config(run, {"run": run, "config": to_json(config)})
-        checkpoints.clean()
-        log = StepLog(self.store.log_path(run), max(checkpoints.steps(), default=-1), self.progress)
-        job = _Job(config, run, self.resolved(config), timeline, streams, log)
-        try:
-            state, step = None, -1
-            for target in targets:
-                nearest = self._nearest(config, run, target)
-                if state is None or step != nearest:
-                    state, step = self._load(config, run, nearest), nearest
-                    self._note_execution(job, step)
-                state, step = self._train(job, state, step, target), target
-        except NonFiniteLossError as error:
-            reason = (
-                f"non-finite loss {error.loss} at step {error.step}, where the data stood at "
-                f"{timeline.consumed(error.step)}: lower the learning rate (peak {config.schedule.peak:g}) or look "
-                f"at that text; then remove {self.store.run_dir(run)}"
-            )
-            self._finish(job, error.step, "failed", reason, started)
+        run, started, checkpoints = self.run_id(config), time.monotonic(), self.checkpoints(self.run_id(config))
+        previous = self.store.result(run)
+        targets = _targets(checkpoints, previous, stop, save_at)
+        if not targets:
             return
-        self._finish(job, max(stop, previous.step if previous else 0), "complete", None, started)
+        timeline, streams = self.timeline(config), self._streams(config)
+        check_budget(timeline, targets[-1], streams, config.data.max_epochs)
+        self.store.write_config(run, {"run": run, "config": to_json(config), "digests": self._digests(config)})
+        checkpoints.clean()
+        # what a finished run logged stays, though a checkpoint be damaged; a replay does not log it again
+        logged = max(checkpoints.newest() or 0, previous.step if previous else 0)
+        log = StepLog(self.store.log_path(run), logged, self.progress)
+        job = _Job(config, run, self.resolved(config), timeline, streams, checkpoints, log)
+        at, step = None, -1
+        try:
+            for target in targets:
+                nearest = self._nearest(job, target)
+                if at is None or step != nearest:
+                    at, step = self._start(job, nearest), nearest
+                at, step = self._train(job, at, step, target), target
+        except NonFiniteError as error:
+            assert at is not None
+            reason = (
+                f"{error}, where the data stood at {timeline.consumed(error.step)}: lower the learning rate (peak "
+                f"{config.schedule.peak:g}) or look at that text; then remove {self.store.run_dir(run)}"
+            )
+            self._finish(job, error.step, "failed", reason, at.execution, started)
+            return
+        if at is not None and (previous is None or step > previous.step):
+            self._finish(job, step, "complete", None, at.execution, started)
 
-    def state_at(self, config: RunConfig, run: str, step: int) -> TrainState:
+    def state_at(self, config: RunConfig, run: str, step: int) -> StoredState:
         """The state of a run after `step` updates, from its checkpoint.
 
         Raises:
             UserError: there is no intact checkpoint at that step.
         """
-        if self.checkpoints(run).newest(step) != step:
+        checkpoints = self.checkpoints(run)
+        if not checkpoints.is_intact(step):
             raise UserError(
-                f"run {run} has no intact checkpoint at step {step} (it has {self.checkpoints(run).steps()}): run "
-                f"its study again, which replays to it"
+                f"run {run} has no intact checkpoint at step {step} (it has {checkpoints.steps()}): run its study "
+                f"again, which replays to it"
             )
-        return self._load(config, run, step)
+        return self._restore(config, checkpoints, step)
+
+    def fail(self, run: str, reason: str) -> None:
+        """Marks a run that came to its end as failed all the same."""
+        result = self.store.result(run)
+        assert result is not None
+        self.store.write_result(dataclasses.replace(result, state="failed", reason=reason))
+
+    def _digests(self, config: RunConfig) -> dict[str, str]:
+        tasks = [component.task for component in config.data.mixture]
+        return {task.name: self.prepared(task).train.digest for task in tasks}
 
     def _parent(self, config: RunConfig) -> RunConfig:
         assert config.parent is not None
-        if config.parent.run in self._planned:
-            return self._planned[config.parent.run]
-        found = self.store.config(config.parent.run)
+        run = config.parent.run
+        if run in self._planned:
+            return self._planned[run]
+        found = self.store.config(run)
         if found is None:
             raise UserError(
-                f"run {config.parent.run}, which a branch at step {config.parent.step} leaves, is not in "
-                f"{self.store.root}: run the study that trains it"
+                f"run {run}, which a branch at step {config.parent.step} leaves, is not in {self.store.root}: run the "
+                f"study that trains it"
             )
-        return from_json(RunConfig, found["config"])
+        path = self.store.run_dir(run) / "config.json"
+        try:
+            parent = from_json(RunConfig, found["config"])
+            if run_id(parent, found["digests"]) != run:
+                raise storage.damaged(path, f"it is not the config of {run}")
+        except (KeyError, UserError) as error:
+            raise storage.damaged(path, error) from error
+        return parent
 
     def _streams(self, config: RunConfig) -> dict[str, TokenStream]:
         """The streams of every source that the run or its parents read."""
         before = self._streams(self._parent(config)) if config.parent is not None else {}
         return before | open_streams(config.data, self.data_dir, config.seed, config.model.vocab_size)
 
-    def _nearest(self, config: RunConfig, run: str, target: int) -> int:
+    def _nearest(self, job: _Job, target: int) -> int:
         """The nearest step at or before `target` that training can go on from."""
-        own = self.checkpoints(run).newest(target)
-        return own if own is not None else (config.parent.step if config.parent else 0)
+        own = job.checkpoints.newest(target)
+        return own if own is not None else (job.config.parent.step if job.config.parent else 0)
 
-    def _load(self, config: RunConfig, run: str, step: int) -> TrainState:
-        """The state after `step` updates: from the run's checkpoint, its parent's, or from initialisation."""
-        own, execution = self.checkpoints(run), self.resolved(config)
-        if own.newest(step) == step:
-            sharding = mesh.replicated(execution.mesh)
-            like = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-                jax.eval_shape(lambda: first_state(config, execution)),
-            )
-            state, position = own.restore(step, like)
-            self.timeline(config).check_position(position)
-            return TrainState(*state)
-        if config.parent is None:
-            return first_state(config, execution)
-        parent = self._parent(config)
-        state = self.state_at(parent, config.parent.run, config.parent.step)
-        state = jax.device_put(state, mesh.replicated(execution.mesh))  # its batch may lie on other devices
-        return BRANCHES[config.branch].start(config, state)
+    def _start(self, job: _Job, step: int) -> StoredState:
+        """The state to go on from: from the run's checkpoint, from its parent's, or from initialisation.
 
-    def _train(self, job: _Job, state: TrainState, start: int, target: int) -> TrainState:
-        checkpoints, loader = self.checkpoints(job.run), Loader(job.streams, job.timeline)
-        passing: list[int] = []  # saved for a crash only
+        If it was computed in another way than this process would have done it, that is a warning.
+        """
+        config, parent = job.config, None
+        if job.checkpoints.is_intact(step):
+            state, segments = self._restore(config, job.checkpoints, step)
+        elif config.parent is None:
+            state, segments = first_state(config, job.execution), []
+        else:
+            parent = self._parent(config)
+            state, segments = self.state_at(parent, config.parent.run, step)
+            state = jax.device_put(state, mesh.replicated(job.execution.mesh))  # its batch may lie on other devices
+            state = BRANCHES[config.branch].start(config, state)
+        if segments:
+            here = self.resolved(parent or config).fingerprint()
+            _warn_of_another_execution(job.run, step, segments[-1]["fingerprint"], here)
+        now = job.execution.fingerprint()
+        if not segments or segments[-1]["fingerprint"] != now:
+            segments = [*segments, {"from_step": step, "fingerprint": now}]
+        return StoredState(state, segments)
+
+    def _restore(self, config: RunConfig, checkpoints: Checkpoints, step: int) -> StoredState:
+        execution = self.resolved(config)
+        sharding = mesh.replicated(execution.mesh)
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(lambda: first_state(config, execution)),
+        )
+        state, position, provenance = checkpoints.restore(step, like)
+        self.timeline(config).check_position(position)
+        return StoredState(TrainState(*state), provenance["execution"])
+
+    def _train(self, job: _Job, at: StoredState, start: int, target: int) -> StoredState:
+        if start == target:  # a kill between the last checkpoint and the result
+            job.checkpoints.keep(target)
+            return at
+        loader = Loader(job.streams, job.timeline)
+        origin = {"run": job.run, "execution": at.execution, **provenance()}
 
         def save(step: int, state: TrainState) -> None:
-            checkpoints.save(step, state, job.timeline.position(step), {"run": job.run, **provenance()})
-            while passing:
-                checkpoints.remove(passing.pop())
-            if step != target:
-                passing.append(step)
+            job.checkpoints.save(step, state, job.timeline.position(step), origin, keep=step == target)
 
         def stacks(first: int, last: int) -> Any:
             for stack in loader.iterate(first, last, job.execution.steps_per_dispatch):
                 yield stack.valid, stack.batch
 
-        return train(
-            state,
+        state = train(
+            at.state,
             start,
             target,
             dispatch=dispatch_for(job.config, job.execution),
@@ -294,25 +355,11 @@ class Runner:
             save_every_seconds=SAVE_EVERY_SECONDS,
             stop_requested=self.stop_requested,
         )
+        return StoredState(state, at.execution)
 
-    def _note_execution(self, job: _Job, step: int) -> None:
-        """Records how the run is computed from this step on; another fingerprint than before is a warning."""
-        segments = [segment for segment in self.store.execution(job.run) if segment["from_step"] < step]
-        fingerprint = job.execution.fingerprint()
-        if segments and segments[-1]["fingerprint"] == fingerprint:
-            return
-        if segments:
-            before = segments[-1]["fingerprint"]
-            changes = {name: value for name, value in fingerprint.items() if before.get(name) != value}
-            changed = "; ".join(f"{name} {before.get(name)} -> {value}" for name, value in changes.items())
-            warnings.warn(
-                f"run {job.run} goes on from step {step} under another execution ({changed}): its last digits may "
-                f"differ from an undisturbed run's",
-                stacklevel=2,
-            )
-        self.store.write_execution(job.run, [*segments, {"from_step": step, "fingerprint": fingerprint}])
-
-    def _finish(self, job: _Job, step: int, state: State, reason: str | None, started: float) -> None:
+    def _finish(
+        self, job: _Job, step: int, state: State, reason: str | None, execution: list[dict[str, Any]], started: float
+    ) -> None:
         sizes = {name: stream.shards.tokens for name, stream in job.streams.items()}
         self.store.write_result(
             ResultRow(
@@ -323,7 +370,7 @@ class Runner:
                 unique_tokens=job.timeline.unique_tokens(step, sizes),
                 train_loss=job.log.mean_loss,
                 reason=reason,
-                execution=self.store.execution(job.run),
+                execution=execution,
                 provenance=provenance(),
                 measured={"seconds": time.monotonic() - started},
             )

@@ -12,19 +12,19 @@ _LOSS_MEAN_OVER = 50
 class StepLog:
     """Appends rows to a run's `log.jsonl`.
 
-    Rows beyond the newest checkpoint are cut off first: the steps they tell of will be done again. Steps that are
+    Rows beyond what is to be kept are cut off first: the steps they tell of will be done again. Steps that are
     already there (a replay to a new branch point) are not written twice.
 
     Args:
         path: the log.
-        newest_checkpoint: step of the run's newest checkpoint, -1 for none.
+        keep: the last step whose row stays: that of the newest checkpoint, or of the end of a finished run.
         progress: also told of every row.
     """
 
-    def __init__(self, path: Path, newest_checkpoint: int, progress: Callable[[list[LogRow]], None]) -> None:
+    def __init__(self, path: Path, keep: int, progress: Callable[[list[LogRow]], None]) -> None:
         self.path = path
         self.progress = progress
-        storage.keep_lines(path, lambda row: row["step"] <= newest_checkpoint)
+        storage.keep_lines(path, lambda row: row["step"] <= keep)
         rows = storage.read_lines(path)
         self.last_step = rows[-1]["step"] if rows else -1
         self._losses = [row["loss"] for row in rows[-_LOSS_MEAN_OVER:]]

@@ -5,7 +5,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,18 @@ def disk_full_is_a_user_error(path: Path) -> Iterator[None]:
     """Turns "no space left" into a sentence; whatever was being written keeps its temporary name."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # orbax says in words alone what the system said in a number
+        if not any(_says(error, number) for number in (errno.ENOSPC, errno.EDQUOT)):
             raise
         raise UserError(
             f"disk full while writing {path}: nothing half-written will be used; free some space and run the "
             f"same command again"
         ) from error
+
+
+def _says(error: Exception, number: int) -> bool:
+    return getattr(error, "errno", None) == number or os.strerror(number) in str(error)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,11 +52,25 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON, or None where there is no such file."""
+    """Reads JSON, or None where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, problem: object) -> UserError:
+    """The error of a file that does not hold what was written there."""
+    return UserError(
+        f"{path} is damaged ({problem}): put it back from a copy, or remove the folder {path.parent} and run the "
+        f"same command again, which makes it anew"
+    )
 
 
 def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -63,20 +82,32 @@ def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file; a last line cut short by a kill is left out."""
+    """Reads a JSON-lines file; a last line cut short by a kill is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if line.endswith(b"\n"):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise damaged(path, f"line {number}: {error}") from error
     return rows
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes a JSON-lines file atomically."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrites a JSON-lines file atomically with the rows that `keep` accepts."""
     if path.exists():
-        write_text(path, "".join(json.dumps(row) + "\n" for row in read_lines(path) if keep(row)))
+        write_lines(path, filter(keep, read_lines(path)))
 
 
 @contextlib.contextmanager

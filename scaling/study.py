@@ -8,10 +8,12 @@ import dataclasses
 import hashlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from scaling import schedules
 from scaling.accounting import Convention, parameter_counts, training_flops
 from scaling.branches import decay
 from scaling.config import (
@@ -229,7 +231,7 @@ def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[P
         study: the study.
         digests: of the training shards, by task name; None plans without run ids (nothing is prepared yet).
     """
-    planned = []
+    planned: list[Planned] = []
     for spec in study.runs:
         if spec.steps == 0:
             raise UserError(f"run {spec.label!r} has neither a decay nor branches: nothing says how long it is")
@@ -254,6 +256,8 @@ def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[P
                     parent_tokens=branch.decay.start * spec.config.data.tokens_per_step,
                 )
             )
+    for entry in planned:
+        schedules.check(entry.config.schedule)
     labels = [entry.label for entry in planned]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
@@ -284,21 +288,37 @@ def load_study(name_or_path: str) -> Study:
     Raises:
         UserError: no such file, no such function, or it returned something else.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".py":
-        path = Path(__file__).resolve().parent.parent / "experiments" / f"{name_or_path}.py"
-    if not path.exists():
-        known = sorted(p.stem for p in path.parent.glob("*.py") if "def study()" in p.read_text())
+    ours = Path(__file__).resolve().parent.parent / "experiments"
+    path = Path(name_or_path) if name_or_path.endswith(".py") else ours / f"{name_or_path}.py"
+    if not path.is_file():
+        known = sorted(p.stem for p in ours.glob("*.py") if "def study()" in p.read_text())
         raise UserError(f"no study {name_or_path!r}: give the path of a Python file, or one of {', '.join(known)}")
     spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    if not hasattr(module, "study"):
-        raise UserError(f"{path} has no function study()")
-    made = module.study()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "study"):
+            raise UserError(f"{path} has no function study(): write one that returns a scaling.study.Study")
+        made = module.study()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{_place(error, path)}: {type(error).__name__}: {_line(error)}") from error
     if not isinstance(made, Study):
         raise UserError(f"study() of {path} returned {type(made).__name__}, not a scaling.study.Study")
     return made
+
+
+def _place(error: Exception, path: Path) -> str:
+    """File and line of a study file at which it went wrong."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _line(error: Exception) -> str:
+    return error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())

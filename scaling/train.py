@@ -38,21 +38,16 @@ OptimizerFn = Callable[[Hyper], optax.GradientTransformation]
 Dispatch = Callable[[TrainState, Batch, Hyper, int], tuple[TrainState, dict[str, jax.Array]]]
 
 
-class NonFiniteLossError(Exception):
-    """The loss of a step was not a finite number; `step` counts the updates done before it."""
+class NonFiniteError(Exception):
+    """Loss or gradient of a step was not a finite number; `step` counts the updates done before it."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"loss {loss} at step {step}")
+    def __init__(self, step: int, loss: float, grad_norm: float) -> None:
+        super().__init__(f"non-finite loss {loss} or gradient norm {grad_norm} at step {step}")
         self.step = step
-        self.loss = loss
 
 
 class InterruptedRunError(Exception):
-    """Training stopped on request after `step` updates; the state was saved."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped at step {step}")
-        self.step = step
+    """Training stopped on request; whatever was being trained was saved."""
 
 
 def train_step(
@@ -60,24 +55,27 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of a batch; the gradient is the mean over the whole batch's targets."""
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    # Gradients are this device's alone until the one sum below: with respect to parameters that JAX knows to be the
+    # same on all devices they would come summed already, and once more in every microbatch.
+    params = lax.pcast(state.params, (DATA,), to="varying")
 
     def accumulate(sums: Any, piece: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, value_and_grad(state.params, piece)), None
+        return jax.tree.map(jnp.add, sums, value_and_grad(params, piece)), None
 
     if microbatches == 1:
-        sums = value_and_grad(state.params, rows)
+        sums = value_and_grad(params, rows)
     else:
         pieces = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), rows)
-        shape = jax.eval_shape(value_and_grad, state.params, jax.tree.map(lambda x: x[0], pieces))
+        shape = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], pieces))
         # varying over the data axis from the start, as the sums will be
         zeros = jax.tree.map(lambda x: lax.pcast(jnp.zeros(x.shape, x.dtype), (DATA,), to="varying"), shape)
         sums, _ = lax.scan(accumulate, zeros, pieces)
     (nats, count), gradients = lax.psum(sums, DATA)
     gradients = jax.tree.map(lambda g: g / count, gradients)
     updates, opt_state = optimizer(hyper).update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    new_params = optax.apply_updates(state.params, updates)
     metrics = {"loss": nats / count, "grad_norm": optax.tree.norm(gradients)}
-    return TrainState(params, opt_state, state.step + 1), metrics
+    return TrainState(new_params, opt_state, state.step + 1), metrics
 
 
 def compile_dispatch(loss_fn: LossFn, optimizer: OptimizerFn, execution: Execution) -> Dispatch:
@@ -152,7 +150,7 @@ def train(
         stop_requested: asked between dispatches.
 
     Raises:
-        NonFiniteLossError: at the first such step; nothing after it is recorded or saved.
+        NonFiniteError: at the first such step; nothing after it is recorded or saved.
         InterruptedRunError: on request, once the state is saved.
     """
     step, last_save = start, time.monotonic()
@@ -184,7 +182,7 @@ def train(
         ]
         record(rows)
         if good < count:
-            raise NonFiniteLossError(first + good, float(losses[good]))
+            raise NonFiniteError(first + good, float(losses[good]), float(norms[good]))
 
     for count, rows in stacks(start, stop):
         rates = hyper(step, len(next(iter(rows.values()))))
@@ -198,7 +196,7 @@ def train(
             save(step, state)
             last_save = time.monotonic()
             if interrupted:
-                raise InterruptedRunError(step)
+                raise InterruptedRunError(f"stopped and saved at step {step} of {stop}")
     settle()
     save(step, state)
     return state

@@ -11,25 +11,31 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from experiments.commands.common import duration, executor, quantity, terminal
 from experiments.commands.plan import print_plan, seconds_left, step_seconds
+from scaling.records import status
 from scaling.train import InterruptedRunError, LogRow
 
 
 class _StopFlag:
-    """Set by SIGINT and SIGTERM; training then saves and ends. A second signal ends the process at once."""
+    """Inside its `with`, set by SIGINT and SIGTERM; training then saves and ends. A second signal ends at once."""
 
     def __init__(self) -> None:
-        self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._request)
+        self.signal = 0
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.signal:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.requested = True
+        self.signal = number
 
     def __call__(self) -> bool:
-        return self.requested
+        return self.signal != 0
 
 
 class _Bar:
@@ -71,24 +77,21 @@ def execute(name: str, runs_dir: Path, data_dir: Path, report: bool) -> None:
     made = executor(name, runs_dir, data_dir, bar.rows, bar.announce, stop)
     made.write_plan()
     if made.is_finished():
-        console.print(f"{made.study.name}: nothing to train, all {len(made.entries)} runs are complete")
+        console.print(f"{made.study.name}: nothing left to train of its {len(made.entries)} runs")
     else:
         bar.seconds = step_seconds(made, console)
         print_plan(made, bar.seconds, console)
         bar.progress.update(bar.task, total=seconds_left(made, bar.seconds))
         try:
-            with bar.progress:
+            with stop, bar.progress:
                 made.run()
         except InterruptedRunError as stopped:
-            console.print(
-                f"stopped and saved at step {stopped.step} of {bar.label}: the same command goes on from there"
-            )
-            sys.exit(130)
-        for entry in made.entries:
-            result = made.store.result(entry.run)
-            if result is not None and result.state == "failed":
-                console.print(f"[red]{entry.label} failed:[/] {result.reason}")
+            console.print(f"{bar.label}: {stopped}; the same command goes on from there")
+            sys.exit(128 + stop.signal)  # as the shell says of a process that a signal ended
         console.print(f"trained in {duration(bar.progress.tasks[0].elapsed or 0.0)}")
+    for row in status(made.store, made.study.name).values():
+        if row.state == "failed":
+            console.print(f"[red]{row.label} failed:[/] {row.reason}")
     if report:
         from analysis.study_report import report_study
 

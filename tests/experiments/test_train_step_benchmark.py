@@ -1,0 +1,89 @@
+import dataclasses
+import json
+import sys
+
+import pytest
+
+from experiments.benchmarks import train_step_ours
+from experiments.benchmarks.train_step import OURS, SHAPES, Contender, Round, Shape, main, summarise
+from models.config import ladder_model
+from scaling.errors import UserError
+
+# A contender that answers every round with how often it was asked, in tokens/s.
+ECHO = """
+import json, sys
+print(json.dumps({"ready": True}), flush=True)
+for number, line in enumerate(sys.stdin, start=1):
+    print(json.dumps({"tokens_per_second": number * float(line), "seconds": 1.0}), flush=True)
+"""
+
+
+def test_shapes_are_the_sizes_that_the_benchmark_is_quoted_for():
+    counted = {name: 12 * s.model.num_layers * s.model.d_model**2 for name, s in SHAPES.items()}
+    assert counted["A"] == pytest.approx(0.8e6, rel=0.05)
+    assert counted["B"] == pytest.approx(2.7e6, rel=0.05)
+    found = {name: summarise(s, {OURS: [Round(1.0, 0.0, 1.0)]})["non_embedding"] for name, s in SHAPES.items()}
+    assert found == pytest.approx(counted, rel=0.05)
+
+
+def rounds_at(speeds, others=0.0, times=1.0):
+    return [Round(times * speed, others, None) for speed in speeds]
+
+
+def test_ratio_is_taken_inside_rounds_against_the_faster_peer():
+    # the machine drifts between rounds: the median of the rounds' ratios is 2, the ratio of the medians 1.5
+    ours, compiled, eager = [2.0, 4.0, 6.0, 8.0, 10.0], [1.0, 4.0, 2.0, 8.0, 5.0], [1.0, 1.0, 1.0, 1.0, 1.0]
+    result = summarise(
+        SHAPES["A"],
+        {OURS: rounds_at(ours), "torch eager": rounds_at(eager), "torch compiled": rounds_at(compiled)},
+    )
+    assert result["faster_peer"] == "torch compiled"
+    assert result["ratio"] == 2.0
+
+
+def test_rounds_under_load_count_for_no_ratio():
+    quiet, loaded = [1.0] * 5, [1.0] * 20
+    ours = rounds_at(quiet, times=2) + rounds_at(loaded, times=2)
+    peer = rounds_at(quiet) + rounds_at(loaded, others=1.0, times=0.1)  # load flatters us twentyfold
+    result = summarise(SHAPES["A"], {OURS: ours, "torch eager": peer})
+    assert (result["ratio"], result["quiet_rounds"]) == (2.0, 5)
+    without = summarise(SHAPES["A"], {OURS: ours[1:], "torch eager": peer[1:]})
+    assert (without["ratio"], without["faster_peer"], without["quiet_rounds"]) == (None, None, 4)
+
+
+def test_gflops_are_those_of_the_counted_terms():
+    shape = SHAPES["A"]
+    result = summarise(shape, {OURS: [Round(1e3, 0.0, 200.0)]})
+    # 6 N, the tied head, and causal scores and values over (T + 1) / 2 keys
+    model, T = shape.model, shape.sequence_length
+    matrices = model.num_layers * (4 * model.d_model**2 + 3 * model.d_model * model.d_ff)
+    by_hand = 6 * (matrices + 259 * 128) + 3 * model.num_layers * 4 * (T + 1) / 2 * model.d_model
+    assert result["gflops"][OURS] == pytest.approx(1e3 * by_hand / 1e9)
+
+
+def test_contender_answers_one_line_per_round_and_ends():
+    contender = Contender("echo", [sys.executable, "-c", ECHO])
+    assert [contender.round(0.5).tokens_per_second for _ in range(3)] == [0.5, 1.0, 1.5]
+    contender.close()
+    assert contender.process.returncode == 0
+
+
+def test_contender_that_dies_is_named():
+    with pytest.raises(UserError, match="torch eager ended with code 7"):
+        Contender("torch eager", [sys.executable, "-c", "raise SystemExit(7)"])
+
+
+def test_unknown_shape_and_interpreter_are_named(tmp_path):
+    with pytest.raises(UserError, match="no shape 'C': use A or B"):
+        main(shapes=("C",))
+    with pytest.raises(UserError, match=r"no interpreter at .*absent"):
+        main(torch_python=tmp_path / "absent")
+
+
+def test_our_side_trains():
+    shape = Shape(ladder_model(8, vocab_size=16), sequence_length=8, batch_size=2)
+    config = train_step_ours.run_config(json.loads(json.dumps(dataclasses.asdict(shape))))
+    train, facts = train_step_ours.stepper(config, steps=2)
+    losses = [train() for _ in range(20)]
+    assert losses[-1] < 0.9 * losses[0]  # the same rows over and over are learnt
+    assert facts["steps_per_dispatch"] == 2

@@ -1,0 +1,124 @@
+import copy
+import dataclasses
+
+import pytest
+import tiny
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from scaling.config import ExecutionConfig, Parent, RunConfig, from_json, to_json
+from scaling.identity import run_id
+from scaling.study import EvaluationConfig, LawConfig, plan_study
+
+DIGESTS = {"tiny_code": "c0de", "tiny_prose": "9r05e"}
+BRANCH = dataclasses.replace(
+    tiny.whole(tiny.TRUNK, start=24, steps=6), data=tiny.MIXED, parent=Parent("0123456789abcdef", 24), branch="decay"
+)
+# how often the data may be read is a permission; the rest is mathematics
+PERMITTED = {("data", "max_epochs")}
+OTHER_WORDS = {
+    "adamw": "muon",
+    "float32": "bfloat16",
+    "bytes": "sentencepiece",
+    "files": "python_stdlib",
+    "one_minus_sqrt": "linear",
+}
+
+
+def leaves(data, path=()):
+    if isinstance(data, dict | list | tuple):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from leaves(value, (*path, key))
+    else:
+        yield path
+
+
+def plain():
+    return copy.deepcopy(to_json(BRANCH) | {"data": {**to_json(BRANCH.data), "mixture": mixture()}})
+
+
+def mixture():
+    return [copy.deepcopy(part) for part in to_json(BRANCH.data)["mixture"]]
+
+
+def with_leaf(path, change):
+    data = plain()
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = change(place[path[-1]])
+    return from_json(RunConfig, data)
+
+
+def other(value):
+    """Another valid value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return OTHER_WORDS.get(value, value + "x")
+    return value * 2 or 1
+
+
+def digests_of(config):
+    return {component.task.name: "d" for component in config.data.mixture}
+
+
+def id_of(config):
+    return run_id(config, digests_of(config))
+
+
+@pytest.mark.parametrize("path", list(leaves(plain())), ids=lambda path: ".".join(map(str, path)))
+def test_every_field_is_in_the_identity_unless_it_is_a_permission(path):
+    assert (id_of(with_leaf(path, other)) == id_of(BRANCH)) == (path in PERMITTED)
+
+
+def test_no_field_escapes_the_test_above():
+    for config in (BRANCH, BRANCH.model, BRANCH.data, BRANCH.schedule, BRANCH.schedule.decay, BRANCH.optimizer):
+        assert all(value is not None for value in vars(config).values())
+
+
+@given(st.sampled_from(["peak", "warmup_steps"]), st.integers(0, 9), st.integers(0, 9))
+def test_ids_agree_exactly_where_configs_do(field, a, b):
+    assume(field != "peak" or (a and b))
+    ids = [id_of(with_leaf(("schedule", field), lambda _, x=x: x)) for x in (a, b)]
+    assert (ids[0] == ids[1]) == (a == b)
+
+
+def test_content_of_the_shards_is_in_the_identity():
+    config = dataclasses.replace(tiny.TRUNK, data=tiny.MIXED)
+    for name in DIGESTS:
+        assert run_id(config, DIGESTS) != run_id(config, DIGESTS | {name: "other"})
+
+
+def ids(study):
+    return {entry.label: entry.run for entry in plan_study(study, DIGESTS)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"branches": (tiny.decay(30, label="a"), tiny.decay(200, label="b"))},  # a longer trunk, another name
+        {"tasks": (tiny.CODE, tiny.PROSE)},
+        {"name": "other"},
+        {"law": LawConfig(n="N_total")},
+        {"execution": ExecutionConfig(devices=1, microbatches=2, steps_per_dispatch=1, remat="block")},
+        {"config": dataclasses.replace(tiny.TRUNK, data=dataclasses.replace(tiny.DATA, max_epochs=9))},
+    ],
+    ids=["length", "evaluation", "name", "law", "execution", "epochs"],
+)
+def test_trunk_is_the_same_run_whatever_is_asked_of_it(changes):
+    first = plan_study(tiny.study(), DIGESTS)
+    second = plan_study(tiny.study(**changes), DIGESTS)
+    assert first[0].run == second[0].run
+    assert first[1].run == second[1].run  # the branch at step 24 is in both
+
+
+def test_evaluation_is_no_part_of_any_id():
+    one = tiny.study()
+    two = dataclasses.replace(one, evaluation=EvaluationConfig((tiny.PROSE,), 99, 8))
+    assert ids(one) == ids(two)
+
+
+def test_id_of_a_run_stays_what_it_was():
+    """Changed on purpose only, with `MATHEMATICS`: every run that exists would be trained again."""
+    assert id_of(BRANCH) == "22bf4b3f6c5879bc"
