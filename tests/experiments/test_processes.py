@@ -39,7 +39,7 @@ def rows_in(root):
 
 def has_begun(root, kind, before):
     """Whether a process has logged steps of such a run since."""
-    if not (root / "studies").exists():
+    if not (root / "studies" / "tiny" / "plan.json").exists():
         return False
     logs = [RunStore(root).log_path(row.run) for row in status(RunStore(root), "tiny").values() if row.kind == kind]
     return any(path.exists() and path.stat().st_mtime_ns > before for path in logs)
