@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from analysis import show_law
 from scaling.errors import UserError
 from scaling.laws import holdout, report, table
 from scaling.laws.forms import FORMS
@@ -36,15 +37,15 @@ def fit_table(
         where: keep rows for which this pandas expression holds.
         form: a name of `scaling.laws.forms.FORMS`.
         by: what the held-out check leaves out.
-        budgets: FLOPs to allocate; by default 1, 10 and 100 times the largest run.
+        budgets: FLOPs C = 6 N D to allocate; by default 1, 10 and 100 times the largest run.
         bytes_per_token: of the file's tokens.
-        replicates: of the bootstrap.
+        replicates: of the bootstrap, at least 100.
         seed: of starts and replicates.
-        out_dir: where fit.json and the figures go; by default a folder named after the file, beside it.
+        out_dir: where fit.json and the figures go; by default, for runs.csv, runs-law beside it.
         console: where to print; the terminal by default.
 
     Raises:
-        UserError: bad file, columns, values or design.
+        UserError: bad file, columns, values, design or arguments.
     """
     if form not in FORMS:
         raise UserError(f"form {form!r}: one of {', '.join(FORMS)}")
@@ -59,8 +60,9 @@ def fit_table(
         replicates=replicates,
         seed=seed,
     )
-    report.show(found, console)
-    folder = Path(path).with_suffix("") if out_dir is None else Path(out_dir)
+    show_law.show(found, console)
+    # Not the bare stem: runs.csv beside a store of runs would write into the store.
+    folder = Path(path).with_name(f"{Path(path).stem}-law") if out_dir is None else Path(out_dir)
     write(found, folder)
     console.print(f"Written to {folder}: fit.json, points_and_law and optimal_ratio as .png and .pdf")
     return found

@@ -4,7 +4,7 @@ House style: colour-blind safe colours (sizes run along viridis, laws have fixed
 units in every label, and legends beside the axes, never on the data.
 """
 
-import os
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from analysis.numbers import quantity
+from scaling import storage
 from scaling.laws import published
 from scaling.laws.holdout import HELDOUT_NAMES
 from scaling.laws.report import Report
 
-OURS, HELDOUT, CHINCHILLA, MINICPM, SHADE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E9E9E9"
+OURS, HELDOUT, SHADE = "#0072B2", "#D55E00", "#E9E9E9"
+HOFFMANN, CHINCHILLA, MINICPM = "#CC79A7", "#000000", "#009E73"
 
 STYLE: Any = {
     "figure.dpi": 110,
@@ -46,21 +49,13 @@ STYLE: Any = {
 def save(figure: Figure, path_stem: Path | str) -> list[Path]:
     """Writes a figure as PNG and PDF, each whole or not at all; returns the two paths."""
     stem = Path(path_stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in ("png", "pdf"):
-        path = stem.with_name(f"{stem.name}.{kind}")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                # A PDF without its date is the same file for the same figure.
-                metadata = {"CreationDate": None} if kind == "pdf" else None
-                figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        path, drawn = stem.with_name(f"{stem.name}.{kind}"), io.BytesIO()
+        # A PDF without its date is the same file for the same figure.
+        metadata = {"CreationDate": None} if kind == "pdf" else None
+        figure.savefig(drawn, format=kind, bbox_inches="tight", metadata=metadata)
+        storage.write_bytes(path, drawn.getvalue())
         paths.append(path)
     return paths
 
@@ -72,35 +67,21 @@ def size_colours(sizes: Sequence[float]) -> dict[float, Any]:
     return dict(zip(distinct, shades, strict=True))
 
 
-def si(value: float) -> str:
-    """A count with its prefix: 12.5k, 190k, 2.44B."""
-    for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}"
-
-
 @matplotlib.rc_context(STYLE)
 def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
-    """Loss against tokens: trunks as thin lines, their decay branches as thick ones ending in a dot.
+    """Loss against tokens: trunks thin, their decay branches thick, whole runs dashed; points end in a dot.
 
     Args:
-        log: a row per logged step: run, kind ("trunk" or a branch's), parent (run id or ""), N, tokens, loss.
+        log: a row per logged step: run, kind ("trunk", "whole" or a branch's), N, tokens, loss.
         unit: of the loss.
     """
     colours = size_colours(log["N"].tolist())
     figure, axes = _figure(7.6, 4.6)
     for _, steps in log.groupby("run", sort=False):
         steps = steps.sort_values("tokens")
-        colour, trunk = colours[steps["N"].iloc[0]], steps["kind"].iloc[0] == "trunk"
-        axes.plot(
-            steps["tokens"],
-            steps["loss"],
-            color=colour,
-            lw=0.9 if trunk else 1.8,
-            alpha=0.55 if trunk else 1.0,
-        )
-        if not trunk:
+        colour, kind = colours[steps["N"].iloc[0]], steps["kind"].iloc[0]
+        axes.plot(steps["tokens"], steps["loss"], color=colour, **_curve_style(kind))
+        if kind != "trunk":
             axes.plot(steps["tokens"].iloc[-1], steps["loss"].iloc[-1], "o", ms=4.5, color=colour)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -111,13 +92,14 @@ def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
     axes.set_xlim(0.8 * log["tokens"][log["loss"] < top].min(), 1.2 * log["tokens"].max())
     _decimal_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlabel("tokens trained on, D")
-    axes.set_ylabel(f"training loss ({unit})")
-    axes.set_title("Trunks at constant learning rate, and the decays that branch off")
-    handles = [Line2D([], [], color=colour, label=f"N = {si(size)}") for size, colour in colours.items()]
-    handles += [
-        Line2D([], [], color="#666666", lw=0.9, alpha=0.7, label="trunk"),
-        Line2D([], [], color="#666666", lw=1.8, marker="o", ms=4.5, label="decay branch"),
-    ]
+    axes.set_ylabel(f"training loss, smoothed ({unit})")
+    axes.set_title("Training loss of every run")
+    handles = [Line2D([], [], color=colour, label=f"N = {quantity(size)}") for size, colour in colours.items()]
+    names = {"trunk": "trunk (constant rate)", "whole": "whole run (own schedule)"}
+    for kind in log["kind"].unique():
+        dot: Any = {} if kind == "trunk" else {"marker": "o", "ms": 4.5}
+        name = names.get(kind, f"{kind} branch")
+        handles.append(Line2D([], [], color="#666666", label=name, **_curve_style(kind), **dot))
     _legend_beside(axes, handles)
     return figure
 
@@ -152,7 +134,7 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
     _decimal_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlabel("training tokens, D")
     axes.set_ylabel(f"loss ({unit})")
-    axes.set_title(_law_in_words(fit.params))
+    axes.set_title(fit.form.mathtext.format(**{name: _mathtext(value) for name, value in fit.params.items()}))
     handles = [
         Line2D([], [], color=colours[size], marker="o", ms=4, label=f"N = {_group_label(n[rows])}")
         for size, rows in groups.items()
@@ -161,7 +143,8 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
     if held is not None:
         axes.vlines(held.heldout.columns["d"], *held.interval, color=HELDOUT, lw=3, alpha=0.3, zorder=1)
         what = f"held out ({HELDOUT_NAMES[held.by]})"
-        how = f"predicted without it,\nbars {held.level:.0%} for a new run\n(mean error {held.mean_error:.2%})"
+        bars = f"bars {held.bootstrap.level:.0%} for a new run{held.bootstrap.caveat}".replace(", ", ",\n")
+        how = f"predicted without it,\n{bars}\n(mean error {held.mean_error:.2%})"
         handles.append(Line2D([], [], color=HELDOUT, marker="D", ms=5.5, mfc="white", mew=1.5, ls="", label=what))
         handles.append(Line2D([], [], color=HELDOUT, ls="--", label=how))
     _legend_beside(axes, handles)
@@ -176,8 +159,7 @@ def optimal_ratio(report: Report) -> Figure:
     fitted is shaded, and every law is dotted outside its own.
     """
     fit, replicated = report.fit, report.bootstrap
-    flops = fit.table.columns["flops"]
-    low, high = float(flops.min()), float(flops.max())
+    low, high = float(fit.table.budgets.min()), float(fit.table.budgets.max())
     budgets = [row.flops for row in report.allocations]
     span = np.geomspace(min(low, *budgets) / 3, max(high, *budgets) * 3, 300)
     best = fit.form.optimum(fit.params, span)
@@ -188,14 +170,18 @@ def optimal_ratio(report: Report) -> Figure:
     axes.axvspan(low, high, color=SHADE, lw=0, zorder=0)
     axes.fill_between(span, band.low, band.high, color=OURS, alpha=0.2, lw=0)
     _line_with_range(axes, span, scale * best["d"] / best["n"], (low, high), OURS)
+    ours = "this law" if fit.certificate.identified else "this law,\nnot determined by its points"
     handles = [
-        Line2D([], [], color=OURS, label="this law"),
+        Line2D([], [], color=OURS, label=ours),
         Line2D([], [], color=OURS, lw=7, alpha=0.25, label=replicated.label.replace(", ", ",\n")),
     ]
-    for law, colour in zip(published.HEADLINE, (CHINCHILLA, MINICPM), strict=True):
+    for law, colour in zip(published.HEADLINE, (HOFFMANN, CHINCHILLA, MINICPM), strict=True):
         ratio = law.bytes_per_token * law.tokens_per_parameter(span)
         _line_with_range(axes, span, ratio, law.flops_range, colour)
-        handles.append(Line2D([], [], color=colour, label=f"{law.name},\n{law.bytes_per_token:.2f} bytes per token"))
+        origin = " (assumed)" if law.bytes_source.startswith("assumed") else ""
+        handles.append(
+            Line2D([], [], color=colour, label=f"{law.name},\n{law.bytes_per_token:.2f} bytes per token{origin}")
+        )
     handles.append(Line2D([], [], color="#666666", ls=":", label="outside a law's own runs"))
     handles.append(Line2D([], [], color=SHADE, lw=9, label="budgets fitted here"))
     axes.set_xscale("log")
@@ -214,6 +200,11 @@ def optimal_ratio(report: Report) -> Figure:
     _decimal_ticks(tokens.yaxis, low / scale, high / scale)
     _legend_beside(axes, handles, offset=1.15)
     return figure
+
+
+def _curve_style(kind: str) -> dict[str, Any]:
+    styles: dict[str, dict[str, Any]] = {"trunk": {"lw": 0.9, "alpha": 0.55}, "whole": {"lw": 1.4, "ls": "--"}}
+    return styles.get(kind, {"lw": 1.8})
 
 
 def _times(factor: float) -> Callable[[Any], Any]:
@@ -237,7 +228,7 @@ def _decimal_ticks(axis: Any, low: float, high: float) -> None:
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else si(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else quantity(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -259,16 +250,9 @@ def _size_groups(n: np.ndarray, most: int = 10) -> dict[float, np.ndarray]:
 
 
 def _group_label(n: np.ndarray) -> str:
-    return si(n[0]) if n.max() < 1.01 * n.min() else f"{si(n.min())} to {si(n.max())}"
+    return quantity(n[0]) if n.max() < 1.01 * n.min() else f"{quantity(n.min())} to {quantity(n.max())}"
 
 
-def _law_in_words(params: Any) -> str:
-    return (
-        f"$L = {params['E']:.3g} + {_latex(params['A'])} / N^{{{params['alpha']:.3f}}}"
-        f" + {_latex(params['B'])} / D^{{{params['beta']:.3f}}}$"
-    )
-
-
-def _latex(value: float) -> str:
+def _mathtext(value: float) -> str:
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     return mantissa if not exponent else rf"{mantissa} \times 10^{{{int(exponent)}}}"

@@ -6,78 +6,112 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from analysis import plots
+from analysis import plots, show_law
 from analysis.fit_table import write
+from analysis.numbers import quantity
+from scaling import storage
 from scaling.errors import UserError
 from scaling.laws import report, table
-from scaling.records import RunStore, plan, points
+from scaling.records import RunStore, plan, points, status
+
+N_MEANS = {"N": "non-embedding parameters", "N_total": "all parameters"}
 
 
 def report_study(store: RunStore, study: str, console: Console) -> None:
     """Prints a study's points and laws, and writes them with their figures into the study's folder.
 
-    Written: points.csv, loss_curves.{png,pdf}, and per domain a folder with fit.json, points_and_law and
-    optimal_ratio. What cannot be fitted is said in words; the rest is shown all the same.
+    Written: points.csv, loss_curves.{png,pdf}, and (where the study asks for a law) per domain a folder with
+    fit.json, points_and_law and optimal_ratio. What cannot be fitted is said in words; the rest is shown all the
+    same.
+
+    Raises:
+        UserError: not one point is finished.
     """
     planned, found, folder = plan(store, study), points(store, study), store.study_dir(study)
     asked = sum(entry["is_point"] for entry in planned["entries"])
     if found.empty:
-        raise UserError(f"study {study!r} has no finished point yet: `windtunnel run` trains it")
+        raise UserError(_nothing_to_report(store, study))
     if len(found) < asked:
         console.print(f"[yellow]{asked - len(found)} of {asked} points are not finished: left out below[/]")
     _print_points(found, planned["domains"], console)
-    folder.mkdir(parents=True, exist_ok=True)
-    found.to_csv(folder / "points.csv", index=False)
+    storage.write_text(folder / "points.csv", found.to_csv(index=False))
     plots.save(plots.loss_curves(curves(store, planned)), folder / "loss_curves")
-    for domain in planned["domains"]:
-        console.rule(f"law on {domain}")
-        try:
-            _fit_domain(found, domain, planned, folder / domain, console)
-        except UserError as problem:
-            console.print(f"[yellow]no law on {domain}:[/] {problem}")
+    if planned["law"] is not None:
+        for domain in planned["domains"]:
+            console.rule(f"law on {domain}")
+            try:
+                _fit_domain(found, domain, planned, folder / domain, console)
+            except UserError as problem:
+                console.print(f"[yellow]no law on {domain}:[/] {problem}")
     _print_saving(planned, console)
     console.print(f"Tables and figures: {folder}")
 
 
 def curves(store: RunStore, planned: dict) -> pd.DataFrame:
-    """The step logs of a plan's runs in one table, smoothed: run, kind, parent, N, tokens, loss."""
+    """The step logs of a plan's runs in one table: run, kind, N, tokens, loss.
+
+    Losses are means over 1/40 of a run's steps from 0 on; a branch is averaged together with the end of its trunk,
+    so that it begins where that stands.
+    """
     logs = []
     for entry in planned["entries"]:
         log = store.log(entry["run"])
         if log.empty:
             continue
         log = log[log["step"] <= entry["stop"]]
-        window = max(1, (entry["stop"] - entry["start"]) // 40)
-        smooth = log["loss"].rolling(window, min_periods=1).mean()
+        window = max(1, entry["stop"] // 40)
+        loss = log["loss"]
+        if entry["start"]:
+            trunk = store.log(entry["trunk"])
+            loss = pd.concat([trunk["loss"][trunk["step"] <= entry["start"]].tail(window), loss])
+        smooth = loss.rolling(window, min_periods=1, center=True).mean().tail(len(log))
         logs.append(
             pd.DataFrame(
                 {
                     "run": entry["label"],
                     "kind": entry["kind"],
-                    "parent": entry["trunk_label"] if entry["start"] else "",
                     "N": entry["N"],
-                    "tokens": log["tokens"],
-                    "loss": smooth,
+                    "tokens": log["tokens"].to_numpy(),
+                    "loss": smooth.to_numpy(),
                 }
             )
         )
     return pd.concat(logs, ignore_index=True)
 
 
+def _nothing_to_report(store: RunStore, study: str) -> str:
+    runs = status(store, study).values()
+    failed = sum(run.state == "failed" for run in runs)
+    if failed == len(runs):
+        return f"study {study!r} has no finished point, every run failed: see `windtunnel status`"
+    if failed:
+        return f"study {study!r} has no finished point, {failed} of {len(runs)} runs failed: see `windtunnel status`"
+    return f"study {study!r} has no finished point yet: `windtunnel run` trains it"
+
+
 def _fit_domain(found: pd.DataFrame, domain: str, planned: dict, folder: Path, console: Console) -> None:
-    law = planned["law"]
+    law, column = planned["law"], f"nats_per_token/{domain}"
+    evaluated = found if column not in found else found.dropna(subset=[column])
+    if column not in found or evaluated.empty:
+        raise UserError("no point is evaluated on it yet; `windtunnel run` evaluates them")
+    if len(evaluated) < len(found):
+        console.print(f"[yellow]{len(found) - len(evaluated)} points are not evaluated on {domain}: left out[/]")
     fitted = table.from_frame(
-        found,
+        evaluated,
         n=law["n"],
         d="D_total",
-        loss=f"nats_per_token/{domain}",
+        loss=column,
         flops=f"C_{law['flops']}",
         cluster="trunk",
     )
     analysed = report.analyse(
-        fitted, by=law["holdout"], budgets=law["budgets"], bytes_per_token=planned["bytes_per_token"][domain]
+        fitted,
+        by=law["holdout"],
+        budgets=law["budgets"],
+        bytes_per_token=planned["bytes_per_token"],
+        n_means=N_MEANS[law["n"]],
     )
-    report.show(analysed, console)
+    show_law.show(analysed, console)
     write(analysed, folder)
 
 
@@ -91,10 +125,10 @@ def _print_points(found: pd.DataFrame, domains: list[str], console: Console) -> 
         losses = [row.get(f"{unit}/{domain}") for domain in domains for unit in ("nats_per_token", "bits_per_byte")]
         grid.add_row(
             row["label"],
-            plots.si(row["N"]),
-            plots.si(row["D_total"]),
+            quantity(row["N"]),
+            quantity(row["D_total"]),
             f"{row['D_total'] / row['N']:.0f}",
-            f"{row['D_total'] / row['D_unique']:.2f}",
+            f"{row['epochs']:.2f}",
             f"{row['C_6ND']:.2e}",
             *("" if loss is None or pd.isna(loss) else f"{loss:.4f}" for loss in losses),
         )

@@ -39,4 +39,4 @@ def study() -> Study:
             runs.append(dataclasses.replace(trunk, label=f"w{width}-seed{seed}-wsd", branches=branches))
             runs += [cosine(width, seed, length) for length in LENGTHS]
     tasks = tuple(component.task for component in WSD.tasks)
-    return Study("wsd_vs_cosine", __doc__.split("\n")[0], tuple(runs), EvaluationConfig(tasks))
+    return Study("wsd_vs_cosine", __doc__.split("\n")[0], tuple(runs), EvaluationConfig(tasks), law=None)

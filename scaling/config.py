@@ -196,7 +196,7 @@ class ExecutionConfig:
 
     devices: int = 0
     microbatches: int = 0
-    steps_per_dispatch: int = 16
+    steps_per_dispatch: int = 32
     unroll: int = 0
     remat: Literal["none", "block"] = "none"
 

@@ -2,11 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scaling import storage
 from scaling.config import to_json
+from scaling.data.shards import Prepared
+from scaling.errors import UserError
 from scaling.evaluate import evaluate
 from scaling.objectives import next_token
 from scaling.records import RunStore, cannot_leave
@@ -38,6 +40,8 @@ class Executor:
         self.announce = announce
         self.store: RunStore = runner.store
         prepared = {task.name: runner.prepared(task) for task in study.tasks()}
+        _check_one_vocabulary(study.name, prepared)
+        self._prepared = prepared
         self.entries = plan_study(study, {name: p.train.digest for name, p in prepared.items()})
         for entry in self.entries:
             runner.plan(entry.run, entry.config)
@@ -55,16 +59,23 @@ class Executor:
             "question": self.study.question,
             "evaluation_digest": self.evaluation_digest,
             "domains": [task.source.domain for task in self.study.evaluation.tasks],
-            "bytes_per_token": {
-                task.source.domain: self.runner.prepared(task).heldout.bytes_per_token
-                for task in self.study.evaluation.tasks
-            },
-            "law": to_json(self.study.law),
+            "bytes_per_token": self.bytes_per_token(),
+            "law": to_json(self.study.law) if self.study.law else None,
             "flops_spent": spent,
             "flops_cosine": cosine,
             "entries": [entry.entry() for entry in self.entries],
         }
         storage.write_json(self.store.study_dir(self.study.name) / "plan.json", plan)
+
+    def bytes_per_token(self) -> float:
+        """Bytes that a token of training text stands for, over all that the study's points were trained on."""
+        size = tokens = 0.0
+        for entry in self.entries:
+            if entry.is_point:
+                for name, count in self.runner.timeline(entry.config).consumed(entry.stop).items():
+                    size += count * self._prepared[name].train.bytes_per_token
+                    tokens += count
+        return size / tokens if tokens else 1.0
 
     def run(self) -> None:
         """Trains and evaluates what is missing; returns when nothing is, whoever did it.
@@ -148,3 +159,14 @@ class Executor:
             key = {"step": entry.stop, "digest": self.evaluation_digest, "domain": task.source.domain}
             rows.append(key | found)
         self.store.add_evaluations(entry.run, rows)
+
+
+def _check_one_vocabulary(study: str, prepared: Mapping[str, Prepared]) -> None:
+    """Everything that a model of the study reads, in training or evaluation, must mean the same by a token id."""
+    (first, reference), *others = prepared.items()
+    for name, other in others:
+        if other.manifest.vocabulary_digest != reference.manifest.vocabulary_digest:
+            raise UserError(
+                f"study {study!r}: tasks {first!r} and {name!r} have different vocabularies: a model that reads one "
+                f"cannot be evaluated on, or branch to, the other; use bytes for both, or one model_file"
+            )

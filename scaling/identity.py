@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import DataConfig, RunConfig, canonical, to_json
-from scaling.data.shards import task_id
 from scaling.environment import versions
 
 # Raised when the engine's mathematics changes, so that old runs are not taken for new ones.
@@ -18,8 +17,9 @@ MATHEMATICS = 1
 def identity(config: RunConfig, digests: Mapping[str, str]) -> dict[str, Any]:
     """What the hash covers: model, optimiser, schedule, seed, parent and step, and what is read.
 
-    Of the data it covers rates, row length, batch size, and of each task the definition and the digest of its
-    training shards. How many epochs are allowed is a permission and not in it.
+    Of the data it covers rates, row length, batch size, and of each task the name (sources take turns in the order of
+    their names) and the digest of its training shards, which stands for its definition: where the text lies and what
+    its domain is called changes no run. How many epochs are allowed is a permission and not in it.
 
     Args:
         config: the run.
@@ -32,9 +32,7 @@ def identity(config: RunConfig, digests: Mapping[str, str]) -> dict[str, Any]:
 
 def _data_identity(data: DataConfig, digests: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "mixture": [
-            [task_id(component.task), digests[component.task.name], component.rate] for component in data.mixture
-        ],
+        "mixture": [[component.task.name, digests[component.task.name], component.rate] for component in data.mixture],
         "sequence_length": data.sequence_length,
         "batch_size": data.batch_size,
     }

@@ -1,7 +1,6 @@
 """The device mesh, how a batch and a state lie on it, and the fingerprint of an execution."""
 
 import dataclasses
-import math
 import os
 from typing import Any, Literal
 
@@ -10,9 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scaling.config import DataConfig, ExecutionConfig
 from scaling.environment import versions
+from scaling.errors import UserError
 
 DATA = "data"
-# Rows that a CPU core works through at a time: their activations then stay in its cache.
+# Tokens that a CPU core works through at a time: their activations then stay in its cache.
 _CPU_MICROBATCH_TOKENS = 512
 _UNROLL_AT_MOST = 12
 
@@ -55,18 +55,31 @@ def resolve(config: ExecutionConfig, data: DataConfig, num_layers: int) -> Execu
         config: what was asked for; zeros are automatic.
         data: its batch size and row length.
         num_layers: of the model.
+
+    Raises:
+        UserError: an explicit choice that this machine or this batch cannot have.
     """
     on_cpu = jax.default_backend() == "cpu"
-    devices = math.gcd(config.devices or jax.device_count(), data.batch_size)
+    devices = config.devices or max(n for n in range(1, jax.device_count() + 1) if data.batch_size % n == 0)
+    if devices > jax.device_count() or data.batch_size % devices:
+        raise UserError(
+            f"execution.devices is {devices}: it must divide the batch of {data.batch_size} rows and be at most the "
+            f"{jax.device_count()} devices there are; 0 chooses"
+        )
     rows = data.batch_size // devices
-    microbatches = config.microbatches
-    if not microbatches:
-        rows_at_once = max(1, _CPU_MICROBATCH_TOKENS // data.sequence_length) if on_cpu else rows
-        microbatches = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= rows_at_once)
+    rows_at_once = max(1, _CPU_MICROBATCH_TOKENS // data.sequence_length) if on_cpu else rows
+    microbatches = config.microbatches or next(
+        n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= rows_at_once
+    )
+    if rows % microbatches:
+        raise UserError(
+            f"execution.microbatches is {microbatches}: it must divide the {rows} rows that each of {devices} devices "
+            f"has of a batch; 0 chooses"
+        )
     unroll = config.unroll or (num_layers if on_cpu and num_layers <= _UNROLL_AT_MOST else 1)
     return Execution(
         devices=devices,
-        microbatches=math.gcd(microbatches, rows),
+        microbatches=microbatches,
         steps_per_dispatch=config.steps_per_dispatch,
         unroll=unroll,
         remat=config.remat,

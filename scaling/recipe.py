@@ -5,6 +5,7 @@ from typing import Literal
 
 from models.config import ModelConfig, ladder_model
 from scaling.accounting import parameter_counts, training_flops
+from scaling.branches.decay import DecaySpec
 from scaling.config import (
     DataConfig,
     DecayShape,
@@ -14,7 +15,7 @@ from scaling.config import (
     ScheduleConfig,
 )
 from scaling.errors import UserError
-from scaling.study import DecaySpec, RunSpec
+from scaling.study import RunSpec
 
 # seqio's ByteVocabulary: pad, end of text, unknown, and 256 byte values
 BYTE_VOCAB_SIZE = 259
@@ -54,11 +55,10 @@ class Ladder:
         budgets: D_total of each branch.
         share: decay steps / total steps of every branch.
         shape: of the decay.
-        learning_rate: peak, at the muP base width; muP carries it to the other widths.
+        learning_rate: peak, at the muP base width; muP's rule gives the other widths theirs.
         sequence_length: T.
-        least_steps: the batch is the largest power of two rows, up to `most_rows`, that still gives the shortest
-            branch so many steps.
-        most_rows: see `least_steps`.
+        width_per_row: rows of a batch = width / width_per_row: the batch grows as the root of N. A constant one
+            leaves the large sizes too noisy a gradient, one that grows as N leaves them too few steps.
         warmup_tokens_per_parameter: warm-up in tokens per non-embedding parameter (Porian et al., 2406.19146).
         max_epochs: how often the data may be read.
     """
@@ -67,10 +67,9 @@ class Ladder:
     budgets: tuple[Budget, ...]
     share: float = 0.1
     shape: DecayShape = "one_minus_sqrt"
-    learning_rate: float = 0.02
+    learning_rate: float = 0.015
     sequence_length: int = 128
-    least_steps: int = 400
-    most_rows: int = 64
+    width_per_row: int = 4
     warmup_tokens_per_parameter: float = 1.0
     max_epochs: float = 1.0
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -92,20 +91,17 @@ class Ladder:
     def trunk(self, width: int, seed: int = 0) -> RunConfig:
         """The trunk of this width: constant rate after warm-up."""
         model = ladder_model(width, self.vocab_size())
-        shortest = min(budget.tokens(model, self.sequence_length) for budget in self.budgets)
-        rows = 1
-        while 2 * rows <= self.most_rows and shortest / (2 * rows * self.sequence_length) >= self.least_steps:
-            rows *= 2
+        rows = max(1, width // self.width_per_row)
         data = DataConfig(self.tasks, self.sequence_length, rows, self.max_epochs)
         warmup_tokens = self.warmup_tokens_per_parameter * parameter_counts(model).non_embedding
         warmup_steps = max(1, round(warmup_tokens / data.tokens_per_step))
         return RunConfig(model, data, ScheduleConfig(self.learning_rate, warmup_steps), self.optimizer, seed=seed)
 
-    def run(self, width: int, seed: int = 0) -> RunSpec:
-        """The trunk with a decay branch for every budget."""
+    def run(self, width: int, seed: int = 0, more: tuple[Budget, ...] = ()) -> RunSpec:
+        """The trunk with a decay branch for every budget, and for `more` of this run's own."""
         config = self.trunk(width, seed)
         branches = []
-        for budget in self.budgets:
+        for budget in (*self.budgets, *more):
             steps = round(budget.tokens(config.model, self.sequence_length) / config.data.tokens_per_step)
             branches.append(DecaySpec(steps, self.share, self.shape, label=budget.label))
         return RunSpec(f"w{width}" + (f"-seed{seed}" if seed else ""), config, tuple(branches))

@@ -6,7 +6,6 @@ neither.
 """
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ class ResultRow:
         step: optimiser steps done, the parents' included.
         tokens: D, all tokens trained on up to `step`.
         unique_tokens: distinct tokens among them (what lies beyond a corpus's end repeats it).
+        epochs: how often the source that was read most was read.
         train_loss: mean loss in nats per token over the last steps logged.
         execution: how its last state was computed, segment by segment from step 0 on, parents included: `from_step`
             and the fingerprint from there on.
@@ -40,6 +40,7 @@ class ResultRow:
     step: int
     tokens: int
     unique_tokens: int
+    epochs: float
     train_loss: float | None
     reason: str | None
     execution: list[dict[str, Any]]
@@ -106,11 +107,6 @@ class RunStore:
         return pd.DataFrame(storage.read_lines(self.log_path(run)))
 
 
-def default_root() -> Path:
-    """Where runs live unless `--runs-dir` says otherwise: $WINDTUNNEL_RUNS, or `runs` in this folder."""
-    return Path(os.environ.get("WINDTUNNEL_RUNS", "runs"))
-
-
 def plan(store: RunStore, study: str) -> dict[str, Any]:
     """The study's plan as the executor wrote it: entries with run ids, steps, sizes and FLOPs.
 
@@ -150,10 +146,10 @@ def status(store: RunStore, study: str) -> dict[str, RunStatus]:
         lost = None if result else cannot_leave(store, entry["trunk"], start)
         if lost is not None:
             state, done, reason = "failed", start, f"left out, because {entry['trunk_label']} failed: {lost}"
+        elif result is not None and result.step >= stop:  # though it failed later, for another study
+            state, done, reason = "complete", stop, None
         elif result is not None and result.state == "failed":
             state, done = "failed", result.step
-        elif result is not None and result.step >= stop:
-            state, done = "complete", stop
         else:
             logged = storage.read_lines(store.log_path(entry["run"]))
             done = min(logged[-1]["step"], stop) if logged else start
@@ -172,7 +168,7 @@ def cannot_leave(store: RunStore, trunk: str, step: int) -> str | None:
 def points(store: RunStore, study: str) -> pd.DataFrame:
     """The study's points: a row per finished branch (or run evaluated at its end), ready for a law.
 
-    Columns: label, run, trunk, kind, seed, N, N_total, D_total, D_stable, D_decay, D_unique, FLOPs under each
+    Columns: label, run, trunk, kind, seed, N, N_total, D_total, D_stable, D_decay, D_unique, epochs, FLOPs under each
     convention as `C_<convention>`, train_loss, and per evaluation domain `nats_per_token/<domain>`,
     `nats_per_byte/<domain>` and `bits_per_byte/<domain>`. Runs without an end are left out; a metric that is
     missing is NaN.
@@ -185,7 +181,7 @@ def points(store: RunStore, study: str) -> pd.DataFrame:
             continue
         row = {key: entry[key] for key in ("label", "run", "trunk", "kind", "seed", "N", "N_total")}
         row |= {"D_total": entry["D_total"], "D_stable": entry["D_stable"], "D_decay": entry["D_decay"]}
-        row |= {"D_unique": result.unique_tokens}
+        row |= {"D_unique": result.unique_tokens, "epochs": result.epochs}
         row |= {f"C_{name}": value for name, value in entry["flops"].items()}
         row["train_loss"] = result.train_loss
         for evaluation in store.evaluations(entry["run"]):

@@ -368,6 +368,7 @@ class Runner:
                 step=step,
                 tokens=job.timeline.tokens(step),
                 unique_tokens=job.timeline.unique_tokens(step, sizes),
+                epochs=max(job.timeline.epochs(step, sizes).values()),
                 train_loss=job.log.mean_loss,
                 reason=reason,
                 execution=execution,

@@ -7,70 +7,19 @@ first) with ids, steps, tokens and FLOPs; `scaling.execute` does what is missing
 import dataclasses
 import hashlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from scaling import schedules
 from scaling.accounting import Convention, parameter_counts, training_flops
-from scaling.branches import decay
-from scaling.config import (
-    DataConfig,
-    DecayConfig,
-    DecayShape,
-    ExecutionConfig,
-    RunConfig,
-    TaskConfig,
-    canonical,
-    to_json,
-)
+from scaling.branches.contract import BranchSpec
+from scaling.config import ExecutionConfig, RunConfig, TaskConfig, canonical, to_json
 from scaling.errors import UserError
 from scaling.identity import run_id
-
-
-@dataclasses.dataclass(frozen=True)
-class DecaySpec:
-    """A decay branch as a study declares it: its whole length, and the share of it that is decay.
-
-    Attributes:
-        total_steps: steps from the trunk's start to the branch's end.
-        share: decay steps / total steps, in (0, 1).
-        shape: of the decay.
-        final: fraction of the stable learning rate at the end.
-        data: another mixture for the decay; None keeps the trunk's.
-        label: what the branch is called in tables.
-    """
-
-    total_steps: int
-    share: float = 0.1
-    shape: DecayShape = "one_minus_sqrt"
-    final: float = 0.0
-    data: DataConfig | None = None
-    label: str = ""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise UserError(
-                f"decay share {self.share} of branch {self.label or self.total_steps!r}: it must lie between 0 and "
-                f"1, for example 0.1"
-            )
-        if not 0 < self.decay_steps < self.total_steps:
-            raise UserError(
-                f"branch of {self.total_steps} steps with decay share {self.share}: that is {self.decay_steps} "
-                f"steps of decay; make the branch longer or its batch smaller"
-            )
-
-    @property
-    def decay_steps(self) -> int:
-        """Steps of the decay."""
-        return round(self.share * self.total_steps)
-
-    @property
-    def decay(self) -> DecayConfig:
-        """The decay with its branch point."""
-        return DecayConfig(self.total_steps - self.decay_steps, self.decay_steps, self.shape, self.final)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +32,14 @@ class RunSpec:
 
     label: str
     config: RunConfig
-    branches: tuple[DecaySpec, ...] = ()
+    branches: tuple[BranchSpec, ...] = ()
 
     @property
     def steps(self) -> int:
         """How far the run is trained."""
         own = self.config.schedule.decay
         ends = [own.start + own.steps] if own else []
-        return max(ends + [branch.decay.start for branch in self.branches], default=0)
+        return max(ends + [branch.start for branch in self.branches], default=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,22 +68,38 @@ class LawConfig:
         budgets: training budgets in FLOPs at which the optimum is reported.
     """
 
-    n: str = "N"
-    flops: str = "6ND"
-    holdout: str = "largest_n"
+    n: Literal["N", "N_total"] = "N"
+    flops: Convention = "6ND"
+    holdout: Literal["largest_n", "largest_d", "largest_c"] = "largest_n"
     budgets: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, allowed = getattr(self, field.name), get_args(field.type)
+            if field.name != "budgets" and value not in allowed:
+                raise UserError(f"law.{field.name} is {value!r}: one of {', '.join(allowed)}")
+        if any(not budget > 0 for budget in self.budgets):
+            raise UserError(f"law.budgets are {self.budgets}: FLOPs, all above 0")
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A question and the runs that answer it."""
+    """A question and the runs that answer it. `law` is None where the points are not meant for one."""
 
     name: str
     question: str
     runs: tuple[RunSpec, ...]
     evaluation: EvaluationConfig
-    law: LawConfig = LawConfig()
+    law: LawConfig | None = LawConfig()
     execution: ExecutionConfig = ExecutionConfig()
+
+    def __post_init__(self) -> None:
+        domains = [task.source.domain for task in self.evaluation.tasks]
+        for name in (self.name, *domains):  # they name folders
+            if not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
+                raise UserError(f"study {self.name!r}: {name!r} names a folder; use letters, digits, - _ .")
+        if len(set(domains)) < len(domains):
+            raise UserError(f"study {self.name!r} evaluates two tasks of one domain ({', '.join(domains)}): rename one")
 
     def tasks(self) -> list[TaskConfig]:
         """Every task that training or evaluation reads, once each.
@@ -161,13 +126,13 @@ class Planned:
 
     Attributes:
         label: what tables call it; unique in the study.
-        kind: "trunk", "decay" or "whole".
+        kind: "trunk", "whole" (a run with a decay of its own), or the kind of branch.
         run: its id; "" while the data is not prepared, since ids cover the shards' digests.
         trunk: the id of the run it hangs on (its own, without parent).
         config: the mathematics.
         start: step of its first update's predecessor: 0, or the branch point.
         stop: step it is trained to.
-        save_at: steps in between at which branches leave it.
+        parent_tokens: tokens trained on before `start`, by its parents.
     """
 
     label: str
@@ -178,7 +143,7 @@ class Planned:
     config: RunConfig
     start: int
     stop: int
-    save_at: tuple[int, ...]
+    parent_tokens: int = 0
 
     @property
     def is_point(self) -> bool:
@@ -193,7 +158,7 @@ class Planned:
         """The row of plan.json: everything a reader of results needs, without the training code."""
         schedule, counts = self.config.schedule, parameter_counts(self.config.model)
         decay_steps = schedule.decay.steps if schedule.decay else 0
-        total = self.tokens_before + self.tokens(self.start, self.stop)
+        total = self.parent_tokens + self.tokens(self.start, self.stop)
         d_decay = self.tokens(self.stop - decay_steps, self.stop)
         length = self.config.data.sequence_length
         return {
@@ -204,24 +169,15 @@ class Planned:
             "trunk_label": self.trunk_label,
             "is_point": self.is_point,
             "seed": self.config.seed,
-            "width": self.config.model.d_model,
             "N": counts.non_embedding,
             "N_total": counts.total,
             "start": self.start,
             "stop": self.stop,
-            "save_at": list(self.save_at),
             "D_total": total,
             "D_stable": total - d_decay,
             "D_decay": d_decay,
             "flops": {name: training_flops(self.config.model, length, total, name) for name in get_args(Convention)},
         }
-
-    @property
-    def tokens_before(self) -> int:
-        """Tokens trained on before `start`, by the parents."""
-        return self.parent_tokens
-
-    parent_tokens: int = 0
 
 
 def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[Planned]:
@@ -236,24 +192,21 @@ def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[P
         if spec.steps == 0:
             raise UserError(f"run {spec.label!r} has neither a decay nor branches: nothing says how long it is")
         root = run_id(spec.config, digests) if digests is not None else ""
-        branch_points = sorted({branch.decay.start for branch in spec.branches})
         kind = "whole" if spec.config.schedule.decay else "trunk"
-        stop = spec.steps
-        planned.append(Planned(spec.label, kind, root, root, spec.label, spec.config, 0, stop, tuple(branch_points)))
+        planned.append(Planned(spec.label, kind, root, root, spec.label, spec.config, 0, spec.steps))
         for branch in spec.branches:
-            config = decay.branch_config(spec.config, root, branch.decay, branch.data)
+            config = branch.config(spec.config, root)
             planned.append(
                 Planned(
-                    label=f"{spec.label}/{branch.label or branch.total_steps}",
-                    kind="decay",
+                    label=f"{spec.label}/{branch.label}",
+                    kind=branch.kind,
                     run=run_id(config, digests) if digests is not None else "",
                     trunk=root,
                     trunk_label=spec.label,
                     config=config,
-                    start=branch.decay.start,
-                    stop=branch.total_steps,
-                    save_at=(),
-                    parent_tokens=branch.decay.start * spec.config.data.tokens_per_step,
+                    start=branch.start,
+                    stop=branch.stop,
+                    parent_tokens=branch.start * spec.config.data.tokens_per_step,
                 )
             )
     for entry in planned:
@@ -306,7 +259,7 @@ def load_study(name_or_path: str) -> Study:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{_place(error, path)}: {type(error).__name__}: {_line(error)}") from error
+        raise UserError(f"{_place(error, path)}: {type(error).__name__}: {_line(error)}{_keys(error)}") from error
     if not isinstance(made, Study):
         raise UserError(f"study() of {path} returned {type(made).__name__}, not a scaling.study.Study")
     return made
@@ -322,3 +275,15 @@ def _place(error: Exception, path: Path) -> str:
 
 def _line(error: Exception) -> str:
     return error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+
+
+def _keys(error: Exception) -> str:
+    """For a keyword that a config does not have: those that it has."""
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword", str(error))
+    if not found:
+        return ""
+    *_, (caller, _) = traceback.walk_tb(error.__traceback__)
+    made = caller.f_globals.get(found.group(1))
+    if made is None or not dataclasses.is_dataclass(made):
+        return ""
+    return f" (it has {', '.join(field.name for field in dataclasses.fields(made))})"

@@ -7,11 +7,13 @@ import numpy as np
 
 from models.config import ModelConfig
 from scaling import storage
+from scaling.branches.decay import DecaySpec
 from scaling.config import (
     DataConfig,
     DecayConfig,
     ExecutionConfig,
     MixtureComponent,
+    Parent,
     RunConfig,
     ScheduleConfig,
     SourceConfig,
@@ -23,7 +25,7 @@ from scaling.data.writer import SplitWriter
 from scaling.execute import Executor
 from scaling.records import RunStore
 from scaling.run import Runner
-from scaling.study import DecaySpec, EvaluationConfig, RunSpec, Study
+from scaling.study import EvaluationConfig, RunSpec, Study
 
 CODE = TaskConfig("tiny_code", SourceConfig("files", "code", "none/*.txt"))
 PROSE = TaskConfig("tiny_prose", SourceConfig("files", "prose", "none/*.txt"))
@@ -126,3 +128,11 @@ def assert_same_outcome(root, other):
             assert part == expected
         steps = [row["step"] for row in mine[run][2]]
         assert steps == list(range(steps[0], steps[0] + len(steps)))  # no hole, no repeat
+
+
+def branch_config(parent, run, decay, data=None):
+    """A decay branch's config from its `DecayConfig`, without going through a study's shares."""
+    schedule = dataclasses.replace(parent.schedule, decay=decay)
+    return dataclasses.replace(
+        parent, data=data or parent.data, schedule=schedule, parent=Parent(run, decay.start), branch="decay"
+    )

@@ -34,11 +34,11 @@ def fit(
         where: keep only rows for which this expression holds, such as "loss < 4".
         form: the law's form.
         holdout: what the check leaves out and predicts.
-        budget: training budgets in FLOPs to allocate; by default 1, 10 and 100 times the largest run.
+        budget: training budgets C = 6 N D in FLOPs to allocate; by default 1, 10 and 100 times the largest run.
         bytes_per_token: of the table's tokens, to compare D/N across vocabularies.
-        replicates: of the bootstrap.
+        replicates: of the bootstrap, at least 100.
         seed: of starts and replicates.
-        out_dir: where fit.json and the figures go; by default a folder beside the table, named after it.
+        out_dir: where fit.json and the figures go; by default, for runs.csv, the folder runs-law beside it.
     """
     from analysis.fit_table import fit_table
 

@@ -22,13 +22,14 @@ def show(name: str, runs_dir: Path, data_dir: Path, calibrate: bool) -> None:
 
 
 def step_seconds(made: Executor, console: Console) -> dict[str, float]:
-    """Seconds of a step for every run of the plan, by label, measured once a size."""
+    """Seconds of a step for every run of the plan that is not complete, by label, measured once a size."""
     from scaling.calibrate import seconds_per_step
 
     measured: dict[object, float] = {}
     found = {}
+    states = status(made.store, made.study.name)
     with console.status("timing a few steps of every size"):
-        for entry in made.entries:
+        for entry in (entry for entry in made.entries if states[entry.label].state in ("missing", "partial")):
             key = (entry.config.model, entry.config.data.sequence_length, entry.config.data.batch_size)
             if key not in measured:
                 measured[key] = seconds_per_step(entry.config, made.runner.execution)
@@ -46,7 +47,7 @@ def print_plan(made: Executor, seconds: dict[str, float] | None, console: Consol
         row = entry.entry()
         N = parameter_counts(entry.config.model).non_embedding
         steps = entry.stop - entry.start
-        time = duration(steps * seconds[entry.label]) if seconds else "?"
+        time = duration(steps * seconds[entry.label]) if seconds and entry.label in seconds else ""
         indent = "  └ " if entry.config.parent else ""
         table.add_row(
             indent + entry.label.removeprefix(f"{entry.trunk_label}/"),
@@ -56,7 +57,7 @@ def print_plan(made: Executor, seconds: dict[str, float] | None, console: Consol
             f"{row['D_total'] / N:.0f}",
             str(steps),
             str(entry.config.data.batch_size),
-            f"{row['flops']['6ND'] * (entry.stop - entry.start) / entry.stop:.2e}" if entry.stop else "",
+            f"{6 * N * entry.tokens(entry.start, entry.stop):.2e}",
             time,
             states[entry.label].state,
         )
@@ -76,4 +77,4 @@ def print_plan(made: Executor, seconds: dict[str, float] | None, console: Consol
 def seconds_left(made: Executor, seconds: dict[str, float]) -> float:
     """Estimated seconds of training that are left of a plan."""
     states = status(made.store, made.study.name)
-    return sum((row.stop - row.done) * seconds[label] for label, row in states.items() if row.state != "failed")
+    return sum((states[label].stop - states[label].done) * each for label, each in seconds.items())

@@ -64,7 +64,7 @@ class _Bar:
         if not rows:
             return
         last = rows[-1]
-        tokens = (rows[-1].tokens - rows[0].tokens) / max(1, len(rows) - 1)
+        tokens = last.tokens / last.step
         detail = f"step {last.step} loss {last.loss:.3f} {quantity(tokens / last.seconds)} tok/s"
         self.progress.update(self.task, advance=len(rows) * self.seconds.get(self.label, 0.0), detail=detail)
 
@@ -72,7 +72,15 @@ class _Bar:
 def execute(name: str, runs_dir: Path, data_dir: Path, report: bool) -> None:
     """Runs a study to its end, or as far as it is let."""
     console = terminal()
-    warnings.showwarning = lambda message, *_: console.print(f"[yellow]warning:[/] {message}")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: console.print(f"[yellow]warning:[/] {message}")
+        failed = _train_and_report(name, runs_dir, data_dir, report, console)
+    if failed:
+        sys.exit(1)
+
+
+def _train_and_report(name: str, runs_dir: Path, data_dir: Path, report: bool, console: Console) -> bool:
+    """Whether a run of the study failed."""
     stop, bar = _StopFlag(), _Bar(console)
     made = executor(name, runs_dir, data_dir, bar.rows, bar.announce, stop)
     made.write_plan()
@@ -89,10 +97,11 @@ def execute(name: str, runs_dir: Path, data_dir: Path, report: bool) -> None:
             console.print(f"{bar.label}: {stopped}; the same command goes on from there")
             sys.exit(128 + stop.signal)  # as the shell says of a process that a signal ended
         console.print(f"trained in {duration(bar.progress.tasks[0].elapsed or 0.0)}")
-    for row in status(made.store, made.study.name).values():
-        if row.state == "failed":
-            console.print(f"[red]{row.label} failed:[/] {row.reason}")
+    failed = [row for row in status(made.store, made.study.name).values() if row.state == "failed"]
+    for row in failed:
+        console.print(f"[red]{row.label} failed:[/] {row.reason}")
     if report:
         from analysis.study_report import report_study
 
         report_study(made.store, made.study.name, console)
+    return bool(failed)

@@ -8,13 +8,14 @@ from rich.table import Table
 from experiments.commands.common import terminal
 from scaling.errors import UserError
 from scaling.records import RunStore, status
+from scaling.study import load_study
 
 _COLOURS = {"complete": "green", "partial": "yellow", "missing": "dim", "failed": "red"}
 
 
 def show(study: str, runs_dir: Path) -> None:
     """Prints a row for every run of the study's plan."""
-    name = Path(study).stem
+    name = load_study(study).name if study.endswith(".py") else study
     try:
         rows = status(RunStore(runs_dir), name)
     except FileNotFoundError as error:

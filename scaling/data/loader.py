@@ -9,7 +9,7 @@ import grain
 import numpy as np
 
 from scaling.config import DataConfig
-from scaling.data.shards import Prepared, Shards, open_prepared, task_id
+from scaling.data.shards import Prepared, Shards, open_prepared
 from scaling.data.timeline import Segment, Timeline, lane_edges, lane_rows, lane_tokens
 from scaling.errors import UserError
 
@@ -65,7 +65,7 @@ class TokenStream:
 
 
 def open_mixture(data: DataConfig, data_dir: Path, vocab_size: int | None = None) -> dict[str, Prepared]:
-    """The prepared tasks of a mixture by task id.
+    """The prepared tasks of a mixture by task name.
 
     Args:
         data: the mixture.
@@ -76,7 +76,7 @@ def open_mixture(data: DataConfig, data_dir: Path, vocab_size: int | None = None
         UserError: a task is not prepared or damaged, tasks have different vocabularies, or the model has
             another vocabulary size than the shards.
     """
-    opened = {task_id(part.task): open_prepared(part.task, data_dir) for part in data.mixture}
+    opened = {part.task.name: open_prepared(part.task, data_dir) for part in data.mixture}
     first, *others = opened.values()
     for other in others:
         if other.manifest.vocabulary_digest != first.manifest.vocabulary_digest:
@@ -94,7 +94,7 @@ def open_mixture(data: DataConfig, data_dir: Path, vocab_size: int | None = None
 
 
 def open_streams(data: DataConfig, data_dir: Path, seed: int, vocab_size: int | None = None) -> dict[str, TokenStream]:
-    """The training streams of a mixture by task id; errors as `open_mixture`."""
+    """The training streams of a mixture by task name; errors as `open_mixture`."""
     opened = open_mixture(data, data_dir, vocab_size)
     return {name: TokenStream(prepared.train, seed) for name, prepared in opened.items()}
 
@@ -130,7 +130,7 @@ class Loader:
     """Batches of a timeline over its sources' streams, by step and in any order.
 
     Args:
-        streams: by task id, every source of the timeline.
+        streams: by task name, every source of the timeline.
         timeline: what is read when.
     """
 

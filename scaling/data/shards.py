@@ -119,14 +119,14 @@ class Shards:
     """The token records of one split; `read` gives record i as int32 token ids.
 
     Attributes:
-        name: the task's id, under which a timeline counts its tokens.
+        name: the task's, under which a timeline counts its tokens.
         lengths: int64 [num_records], tokens of each record.
         documents: int64 [num_records], the ordinal of each record's document within the split.
         token_bytes: int64 [vocab_size], UTF-8 bytes that each token id stands for; 0 for special ids.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, split: Split):
-        self.name = task_id(manifest.task)
+        self.name = manifest.task.name
         self.split = split
         self.manifest = manifest
         self.counts: SplitManifest = getattr(manifest, split)

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from scaling.config import DataConfig, canonical, from_json, to_json
-from scaling.data.shards import task_id
 from scaling.errors import UserError
 
 MAX_PERIOD = 10_000
@@ -36,7 +35,7 @@ class Segment:
 
     Attributes:
         start_step: the first step of the segment.
-        shares: per source (a task id), its rows in every period of the pattern; sorted by source.
+        shares: per source (a task's name), its rows in every period of the pattern; sorted by source.
         sequence_length: T, targets per row.
         batch_size: B, rows per step.
     """
@@ -48,7 +47,7 @@ class Segment:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Task ids, in the order that `rows` numbers them."""
+        """Task names, in the order that `rows` numbers them."""
         return tuple(name for name, _ in self.shares)
 
     @property
@@ -254,7 +253,7 @@ class Timeline:
 def _segment(start_step: int, data: DataConfig) -> Segment:
     rates: dict[str, float] = {}
     for part in data.mixture:
-        name = task_id(part.task)
+        name = part.task.name
         if name in rates:
             raise UserError(f"mixture: task {part.task.name!r} is named twice; give it one rate")
         if not (math.isfinite(part.rate) and part.rate >= 0):

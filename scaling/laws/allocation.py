@@ -1,9 +1,11 @@
 """Allocation: how a training budget is best spent on parameters and tokens under a law, with intervals."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms import Params
 from scaling.laws.uncertainty import Bootstrap, Interval
 
 INDICATIVE_BEYOND = 2.0  # orders of magnitude beyond the largest run from which an allocation is indicative
@@ -19,8 +21,8 @@ class Allocation:
         tokens_per_parameter, bytes_per_parameter: D/N in both units.
         loss: what the law predicts there.
         n_interval, d_interval, ratio_interval, loss_interval: from the bootstrap; `ratio_interval` in tokens.
-        extrapolation: orders of magnitude of C beyond the table's largest; 0 inside.
-        indicative: whether that is more than two, or the bootstrap itself is indicative.
+        extrapolation: orders of magnitude of C beyond the table's largest 6 N D; 0 inside.
+        indicative: whether that is more than two, the points do not identify the law, or they hold too few clusters.
     """
 
     flops: float
@@ -49,7 +51,7 @@ def allocate(replicates: Bootstrap, flops: float, bytes_per_token: float) -> All
     best = fit.form.optimum(fit.params, flops)
     spread = fit.form.optimum(replicates.params, flops)
     loss_R = fit.form.predict(replicates.params, spread)
-    beyond = max(0.0, float(np.log10(flops / fit.table.columns["flops"].max())))
+    beyond = max(0.0, float(np.log10(flops / fit.table.budgets.max())))
     ratio = float(best["d"] / best["n"])
     return Allocation(
         flops=flops,
@@ -63,12 +65,19 @@ def allocate(replicates: Bootstrap, flops: float, bytes_per_token: float) -> All
         ratio_interval=replicates.interval(spread["d"] / spread["n"]),
         loss_interval=replicates.interval(loss_R),
         extrapolation=beyond,
-        indicative=beyond > INDICATIVE_BEYOND or replicates.indicative,
+        indicative=beyond > INDICATIVE_BEYOND or not fit.certificate.identified or replicates.indicative,
     )
 
 
 def exponent(replicates: Bootstrap) -> tuple[float, Interval]:
-    """a = beta / (alpha + beta), the exponent of N_opt ~ C^a, with its interval (chinchilla form)."""
-    params, spread = replicates.fit.params, replicates.params
-    value = params["beta"] / (params["alpha"] + params["beta"])
-    return value, replicates.interval(spread["beta"] / (spread["alpha"] + spread["beta"]))
+    """The exponent a of N_opt ~ C^a, with its interval: d log N_opt / d log C over a decade from the largest run.
+
+    Where the optimum is a power law, as in the chinchilla form (a = beta / (alpha + beta)), that is a everywhere.
+    """
+    form, largest = replicates.fit.form, float(replicates.fit.table.budgets.max())
+
+    def slope(params: Params) -> Any:
+        small, large = (form.optimum(params, flops)["n"] for flops in (largest, 10 * largest))
+        return np.log10(large / small)
+
+    return float(slope(replicates.fit.params)), replicates.interval(slope(replicates.params))

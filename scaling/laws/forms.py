@@ -35,6 +35,7 @@ class Form:
     Attributes:
         name: how the command line calls it.
         formula: the law in one line of text.
+        mathtext: the same for a figure's title, with a {field} for every parameter.
         columns: table columns it reads.
         coefficients: names of the c_k, in the order of the terms; positive.
         shapes: the shape parameters s.
@@ -47,6 +48,7 @@ class Form:
 
     name: str
     formula: str
+    mathtext: str
     columns: tuple[str, ...]
     coefficients: tuple[str, ...]
     shapes: tuple[Shape, ...]
@@ -108,6 +110,7 @@ def _chinchilla_optimum(params: Params, flops: Any) -> dict[str, Any]:
 CHINCHILLA = Form(
     name="chinchilla",
     formula="L = E + A / N^alpha + B / D^beta",
+    mathtext="$L = {E} + {A} / N^{{{alpha}}} + {B} / D^{{{beta}}}$",
     columns=("n", "d"),
     coefficients=("E", "A", "B"),
     shapes=(Shape("alpha"), Shape("beta")),

@@ -22,25 +22,28 @@ class Holdout:
 
     Attributes:
         by: what was left out.
-        fit: the law fitted to the rest.
+        bootstrap: replicates of the law fitted to the rest.
         heldout: the points left out.
         rows: (points of the whole table,) which those are.
         predicted: (points,) losses of the law.
         interval: (points,) prediction intervals for a new run there.
         relative_error: (points,) predicted / loss - 1.
         covered: (points,) whether the loss lies in the interval.
-        level: nominal coverage of the interval.
     """
 
     by: By
-    fit: fitting.Fit
+    bootstrap: uncertainty.Bootstrap
     heldout: table.Table
     rows: np.ndarray
     predicted: np.ndarray
     interval: uncertainty.Interval
     relative_error: np.ndarray
     covered: np.ndarray
-    level: float
+
+    @property
+    def fit(self) -> fitting.Fit:
+        """The law fitted to the rest."""
+        return self.bootstrap.fit
 
     @property
     def mean_error(self) -> float:
@@ -76,12 +79,11 @@ def holdout(
     interval = replicated.prediction_interval(heldout.columns, seed=seed)
     return Holdout(
         by=by,
-        fit=fit,
+        bootstrap=replicated,
         heldout=heldout,
         rows=out,
         predicted=predicted,
         interval=interval,
         relative_error=predicted / heldout.loss - 1,
         covered=(interval.low <= heldout.loss) & (heldout.loss <= interval.high),
-        level=level,
     )

@@ -19,7 +19,6 @@ class Published:
         name: short name.
         source: paper and place.
         n_convention: which parameters N counts.
-        loss_unit: unit of the fitted loss.
         bytes_per_token: of its tokens.
         bytes_source: where that comes from; says "assumed" where the paper has no such figure.
         flops_range: budgets of the runs it was fitted to; beyond them it is an extrapolation of theirs.
@@ -30,12 +29,16 @@ class Published:
     name: str
     source: str
     n_convention: str
-    loss_unit: str
     bytes_per_token: float
     bytes_source: str
     flops_range: tuple[float, float]
     params: Mapping[str, float] | None = None
     anchor: tuple[float, float, float] | None = None
+
+    @property
+    def conversion(self) -> str:
+        """Bytes per token in words, and where that figure comes from."""
+        return f"{self.bytes_per_token:.2f} bytes per token ({self.bytes_source})"
 
     def tokens_per_parameter(self, flops: Any) -> Any:
         """Compute-optimal D/N at a budget C = 6 N D, in this law's own tokens."""
@@ -53,6 +56,7 @@ class Comparison:
 
     Attributes:
         name: of the published law.
+        n_convention: which parameters its N counts.
         flops: the budget.
         tokens_per_parameter: D/N in its own tokens.
         bytes_per_parameter: the same in bytes of text.
@@ -62,6 +66,7 @@ class Comparison:
     """
 
     name: str
+    n_convention: str
     flops: float
     tokens_per_parameter: float
     bytes_per_parameter: float
@@ -85,10 +90,9 @@ _MINICPM_TOKENS = "120K vocabulary, average over corpora (arXiv 2404.06395, tabl
 _MINICPM_RUNS = (1e17, 1.5e21)  # 0.04 B parameters on 10 N tokens to 2 B on 60 N
 
 HOFFMANN_ROUNDED = Published(
-    name="Hoffmann (approach 3, as printed)",
+    name="Chinchilla (Hoffmann, as printed)",
     source="Hoffmann et al. 2022 (arXiv 2203.15556), equation 10",
     n_convention="all parameters",
-    loss_unit="nats per token",
     bytes_per_token=_MASSIVE_TEXT,
     bytes_source=_MASSIVE_TEXT_SOURCE,
     flops_range=_CHINCHILLA_RUNS,
@@ -96,8 +100,8 @@ HOFFMANN_ROUNDED = Published(
 )
 HOFFMANN = dataclasses.replace(
     HOFFMANN_ROUNDED,
-    name="Hoffmann (approach 3, unrounded)",
-    source="Hoffmann et al. 2022, TeX source of equation 10, as read by Besiroglu et al. 2024",
+    name="Chinchilla (Hoffmann)",
+    source="Hoffmann et al. 2022, approach 3: TeX source of equation 10, unrounded, as read by Besiroglu et al. 2024",
     params={"E": 1.6934, "A": 406.4, "B": 410.7, "alpha": 0.3392, "beta": 0.2849},
 )
 BESIROGLU = dataclasses.replace(
@@ -108,17 +112,17 @@ BESIROGLU = dataclasses.replace(
 )
 CHINCHILLA_CONVERGED = dataclasses.replace(
     HOFFMANN_ROUNDED,
-    name="Chinchilla (converged)",
-    source="the same 240 points at the minimum of the objective (Huber 1e-3 on log loss, 1.0182740178e-3)",
+    name="Chinchilla (our refit)",
+    source="not published: our refit of Besiroglu's 240 points, at the minimum of his objective (1.0182740178e-3)",
     params={"E": 1.8172181, "A": 477.82587, "B": 2143.41737, "alpha": 0.34731050, "beta": 0.36717243},
 )
-# Only the average's exponents (.29, .23) and its ratio were printed; every panel prints D/N at C = 1e21, and
-# eta = (beta - alpha) / (alpha + beta) is printed as -0.10, so D/N grows as C^0.10.
+# Only the average's exponents (.29, .23) and its ratio were printed; eta = (beta - alpha) / (alpha + beta) is
+# printed as -0.10, so D/N grows as C^0.10. That the ratio holds at C = 1e21 is assumed: the one panel of figure 10
+# that could be read prints its own D/N there, and the average is taken to be stated at the same budget.
 MINICPM = Published(
     name="MiniCPM (average)",
-    source="MiniCPM (arXiv 2404.06395), section 4.5: D/N = 192 on average; alpha .29, beta .23, eta -.10",
+    source="MiniCPM (arXiv 2404.06395), section 4.5: D/N = 192 on average, assumed to be meant at C = 1e21; eta -.10",
     n_convention="non-embedding parameters",
-    loss_unit="nats per byte",
     bytes_per_token=3.40,
     bytes_source=_MINICPM_TOKENS,
     flops_range=_MINICPM_RUNS,
@@ -128,7 +132,6 @@ MINICPM_ULTRATEXT = Published(
     name="MiniCPM (Ultratext)",
     source="MiniCPM (arXiv 2404.06395), figure 10, Ultratext panel (second-hand reading; prints D/N 95.60)",
     n_convention="non-embedding parameters",
-    loss_unit="nats per byte",
     bytes_per_token=3.40,
     bytes_source=_MINICPM_TOKENS,
     flops_range=_MINICPM_RUNS,
@@ -136,7 +139,7 @@ MINICPM_ULTRATEXT = Published(
 )
 
 ALL = (HOFFMANN_ROUNDED, HOFFMANN, BESIROGLU, CHINCHILLA_CONVERGED, MINICPM, MINICPM_ULTRATEXT)
-HEADLINE = (CHINCHILLA_CONVERGED, MINICPM)  # the two that every report and figure shows
+HEADLINE = (HOFFMANN, CHINCHILLA_CONVERGED, MINICPM)  # those that every report and figure shows
 
 
 def compare(budgets: Sequence[float], bytes_per_token: float, laws: Sequence[Published] = ALL) -> list[Comparison]:
@@ -158,12 +161,13 @@ def compare(budgets: Sequence[float], bytes_per_token: float, laws: Sequence[Pub
             rows.append(
                 Comparison(
                     name=law.name,
+                    n_convention=law.n_convention,
                     flops=flops,
                     tokens_per_parameter=ratio,
                     bytes_per_parameter=ratio * law.bytes_per_token,
                     our_tokens_per_parameter=ratio * law.bytes_per_token / bytes_per_token,
                     extrapolation=orders_outside(flops, low, high),
-                    conversion=f"{law.bytes_per_token:.2f} bytes per token ({law.bytes_source})",
+                    conversion=law.conversion,
                 )
             )
     return rows

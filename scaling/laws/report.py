@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table as RichTable
 
 from scaling import storage
 from scaling.errors import UserError
 from scaling.laws import allocation, fit, holdout, published, table, uncertainty
 from scaling.laws.forms import CHINCHILLA, Form
 
+LEAST_REPLICATES = 100  # the 5% tail of fewer holds fewer than five of them
 ASSUMED_BYTES_PER_TOKEN = published.CHINCHILLA_CONVERGED.bytes_per_token
 
 
@@ -50,6 +48,7 @@ def analyse(
     by: holdout.By = "largest_n",
     budgets: Sequence[float] = (),
     bytes_per_token: float | None = None,
+    n_means: str = "",
     delta: float = 1e-3,
     starts: int = 64,
     replicates: int = 1000,
@@ -62,8 +61,9 @@ def analyse(
         points: the table.
         form: the law's form.
         by: what the held-out check leaves out.
-        budgets: FLOPs to allocate; by default 1, 10 and 100 times the table's largest.
+        budgets: FLOPs C = 6 N D to allocate; by default 1, 10 and 100 times the table's largest 6 N D.
         bytes_per_token: of the table's tokens; where not given, Chinchilla's is assumed and marked so.
+        n_means: which parameters N counts, in words, where that is known.
         delta: Huber threshold in log loss.
         starts: starts of the fit.
         replicates: of the bootstrap.
@@ -71,11 +71,9 @@ def analyse(
         seed: of starts and replicates.
 
     Raises:
-        UserError: the table cannot identify the form, or a budget is not positive.
+        UserError: the table cannot identify the form, or another argument makes no sense.
     """
-    bad = [budget for budget in budgets if not budget > 0]
-    if bad:
-        raise UserError(f"budget {bad[0]}: FLOPs must be positive")
+    _check(budgets, bytes_per_token, replicates, level)
     fitted = fit.fit(form, points, delta=delta, starts=starts, seed=seed)
     replicated = uncertainty.bootstrap(fitted, replicates=replicates, level=level, seed=seed)
     held, problem = None, ""
@@ -83,7 +81,7 @@ def analyse(
         held = holdout.holdout(form, points, by, delta=delta, level=level, replicates=replicates, seed=seed)
     except UserError as error:
         problem = str(error)
-    largest = float(points.columns["flops"].max())
+    largest = float(points.budgets.max())
     budgets = tuple(budgets) or (largest, 10 * largest, 100 * largest)
     ratio = ASSUMED_BYTES_PER_TOKEN if bytes_per_token is None else bytes_per_token
     origin = "assumed, as Chinchilla's" if bytes_per_token is None else "as given"
@@ -95,8 +93,28 @@ def analyse(
         allocations=tuple(allocation.allocate(replicated, budget, ratio) for budget in budgets),
         comparisons=tuple(published.compare(budgets, ratio)),
         bytes_per_token=ratio,
-        conventions=dict(points.conventions) | {"budget": "C = 6 N D", "bytes_per_token": f"{ratio:.3g} ({origin})"},
+        conventions=_conventions(points, n_means) | {"bytes_per_token": f"{ratio:.3g} ({origin})"},
     )
+
+
+def _check(budgets: Sequence[float], bytes_per_token: float | None, replicates: int, level: float) -> None:
+    for budget in budgets:
+        if not 0 < budget < np.inf:
+            raise UserError(f"budget {budget}: FLOPs must be a positive, finite number")
+    if bytes_per_token is not None and not 0 < bytes_per_token < np.inf:
+        raise UserError(f"bytes per token {bytes_per_token}: a positive number, such as 1 for bytes or 4 for a BPE")
+    if replicates < LEAST_REPLICATES:
+        raise UserError(f"{replicates} replicates: an interval's ends need at least {LEAST_REPLICATES}")
+    if not 0 < level < 1:
+        raise UserError(f"level {level}: the coverage of intervals lies between 0 and 1, for example 0.9")
+
+
+def _conventions(points: table.Table, n_means: str) -> dict[str, str]:
+    """What the columns mean, in words by role."""
+    found = dict(points.conventions)
+    if n_means:
+        found["n"] = ", ".join(filter(None, (found.get("n", ""), n_means)))
+    return found | {"budget": "C = 6 N D with this N, for the range of runs too, whatever the flops column counts"}
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -135,6 +153,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "params": dict(held.fit.params),
             "mean_error": held.mean_error,
             "covered": int(held.covered.sum()),
+            "clusters": held.bootstrap.clusters,
+            "indicative": held.bootstrap.indicative,
             "points": [
                 {
                     "n": n,
@@ -173,102 +193,3 @@ def _plain(data: Any) -> Any:
     if isinstance(data, np.generic):
         data = data.item()
     return None if isinstance(data, float) and not np.isfinite(data) else data
-
-
-def show(report: Report, console: Console) -> None:
-    """Prints the report."""
-    console.print(Group(*_parts(report)))
-
-
-def _parts(report: Report) -> list[RenderableType]:
-    fitted = report.fit
-    columns = ", ".join(f"{role}: {note}" for role, note in report.conventions.items())
-    return [
-        f"[bold]Points[/]  {len(fitted.table)} used. {columns}",
-        _law(report),
-        _certificate(report),
-        _heldout(report),
-        _answer(report),
-    ]
-
-
-def _law(report: Report) -> RenderableType:
-    replicated = report.bootstrap
-    grid = RichTable(title=f"Law  {report.fit.form.formula}", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("parameter", "value", replicated.label):
-        grid.add_column(heading, justify="left" if heading == "parameter" else "right")
-    for name, (low, high) in replicated.param_intervals().items():
-        grid.add_row(name, f"{report.fit.params[name]:.5g}", f"{low:.4g} to {high:.4g}")
-    a, (low, high) = allocation.exponent(replicated)
-    grid.add_row("a (N_opt ~ C^a)", f"{a:.4f}", f"{low:.3f} to {high:.3f}")
-    return grid
-
-
-def _certificate(report: Report) -> RenderableType:
-    evidence, audit = report.fit.certificate, report.bootstrap.audit
-    lines = [
-        f"[bold]Certificate[/]  objective {report.fit.objective:.10g}; gradient {evidence.gradient_norm:.1e}; "
-        f"Hessian condition {evidence.hessian_condition:.3g}; {evidence.share_at_optimum:.0%} of "
-        f"{evidence.starts} starts reached this optimum; "
-        + (
-            "no other basin seen"
-            if evidence.second_basin is None
-            else f"next basin at objective {evidence.second_basin[0]:.6g}"
-        )
-        + f". Bootstrap: {report.bootstrap.method}, {report.bootstrap.clusters} clusters; "
-        f"{audit.missed} of {audit.replicates} audited replicates missed a lower optimum."
-    ]
-    lines += [f"  [yellow]- {finding}[/]" for finding in evidence.findings]
-    return "\n".join(lines)
-
-
-def _heldout(report: Report) -> RenderableType:
-    held = report.holdout
-    if held is None:
-        return f"[bold]Held out[/]  [yellow]no check: {report.holdout_problem}[/]"
-    return (
-        f"[bold]Held out[/]  {holdout.HELDOUT_NAMES[held.by]}: {len(held.heldout)} points predicted from "
-        f"{len(held.fit.table)}, mean error {held.mean_error:.2%}, largest "
-        f"{np.max(np.abs(held.relative_error)):.2%}; {held.covered.sum()} of {len(held.heldout)} inside the "
-        f"{held.level:.0%} prediction interval"
-    )
-
-
-def _answer(report: Report) -> RenderableType:
-    grid = RichTable(
-        title=f"Compute-optimal D/N: tokens per parameter, and bytes below (our tokens hold "
-        f"{report.bytes_per_token:.3g} bytes)",
-        title_justify="left",
-        caption="A published ratio is in that paper's own tokens: compare bytes. '+x': orders of magnitude beyond the "
-        "runs that a law was fitted to; beyond 2, indicative.",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    headline = [law.name for law in published.HEADLINE]
-    for heading in ("budget", "N", "D", "this law", report.bootstrap.label, *headline):
-        grid.add_column(heading, justify="right", overflow="fold")
-    for row in report.allocations:
-        peers = {c.name: c for c in report.comparisons if c.flops == row.flops}
-        low, high = row.ratio_interval
-        scale = report.bytes_per_token
-        grid.add_row(
-            f"{row.flops:.3g}",
-            f"{row.n:.3g}",
-            f"{row.d:.3g}",
-            _ratio(row.tokens_per_parameter, row.bytes_per_parameter, row.extrapolation),
-            f"{_short(low)} to {_short(high)}\n[dim]{_short(low * scale)} to {_short(high * scale)}[/]",
-            *(
-                _ratio(c.tokens_per_parameter, c.bytes_per_parameter, c.extrapolation)
-                for c in (peers[name] for name in headline)
-            ),
-        )
-    return grid
-
-
-def _ratio(tokens: float, in_bytes: float, beyond: float) -> str:
-    reach = f" +{beyond:.1f}" if beyond > 0.05 else ""
-    return f"{_short(tokens)}{reach}\n[dim]{_short(in_bytes)} bytes[/]"
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

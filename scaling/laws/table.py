@@ -35,8 +35,8 @@ class Table:
     """Points for a fit.
 
     Attributes:
-        columns: name -> (points,) positive values: n (parameters), d (tokens), flops (C = 6 N D where the file
-            has none).
+        columns: name -> (points,) positive values: n (parameters), d (tokens), flops (of any convention; 6 N D
+            where the file has none).
         loss: (points,) positive losses.
         cluster: (points,) labels: points of one cluster share a seed, so their errors move together.
         conventions: how each column came about, in words, by name.
@@ -50,6 +50,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @property
+    def budgets(self) -> np.ndarray:
+        """What every point cost as budgets are counted: C = 6 N D, whatever the file's FLOPs count, (points,)."""
+        return np.asarray(6 * self.columns["n"] * self.columns["d"])
 
     @property
     def digest(self) -> str:

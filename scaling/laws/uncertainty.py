@@ -52,8 +52,6 @@ class Bootstrap:
         clusters: G.
         theta: fitting coordinates of each replicate, (R, P).
         params: physical parameters by name, (R,) each.
-        noise: a draw of every point's noise in log loss per replicate, (R, N): what a wild replicate adds to the
-            fitted law, and what a prediction interval adds to the law's own.
         audit: how warm starts compared with many starts.
         correction: what was done about residuals being smaller than errors, in words.
     """
@@ -64,7 +62,6 @@ class Bootstrap:
     clusters: int
     theta: np.ndarray
     params: Mapping[str, np.ndarray]
-    noise: np.ndarray
     audit: Audit
     correction: str
 
@@ -76,8 +73,12 @@ class Bootstrap:
     @property
     def label(self) -> str:
         """What an interval of this bootstrap is called."""
-        name = f"{self.level:.0%} interval"
-        return f"{name}, indicative ({self.clusters} clusters)" if self.indicative else name
+        return f"{self.level:.0%} interval{self.caveat}"
+
+    @property
+    def caveat(self) -> str:
+        """What has to be said behind the level of any of its intervals, or ""."""
+        return f", indicative ({self.clusters} clusters)" if self.indicative else ""
 
     def interval(self, values_R: Any) -> Interval:
         """Percentile interval of a quantity computed from the replicates (replicates on the first axis).
@@ -100,10 +101,16 @@ class Bootstrap:
         return np.asarray(self.fit.form.predict(params, {k: np.atleast_1d(v) for k, v in columns.items()}))
 
     def prediction_interval(self, columns: Columns, *, seed: int = 0) -> Interval:
-        """Interval for the loss of a new run at columns (points,): the law's uncertainty and one point's noise."""
+        """Interval for the loss of a new run at columns (points,): the law's uncertainty and one point's noise.
+
+        Noise is drawn from the residuals, scaled by sqrt(N / (N - P)) for the P parameters that they were fitted
+        with (Davison and Hinkley 1997, "Bootstrap methods and their application", section 6.3.3); the residuals
+        that replicates are made of are larger, because they hold the law's own uncertainty, and would count it twice.
+        """
         loss_RM = self.predict(columns)
+        points, params = len(self.fit.residuals), len(self.fit.theta)
+        pool = self.fit.residuals * np.sqrt(points / max(points - params, 1))
         rng = np.random.default_rng(seed)
-        pool = self.noise.ravel()
         return self.interval(loss_RM * np.exp(rng.choice(pool, loss_RM.shape)))
 
 
@@ -136,10 +143,9 @@ def bootstrap(
         method = "resample" if clusters >= MANY_CLUSTERS else "wild"
     rng = np.random.default_rng(seed)
     data = fitting.as_points(fit.form, fit.table, fit.weights)
-    corrected_N = corrected_residuals(fit, cluster_N)
-    noise_RN = rng.choice(WEBB, (replicates, clusters))[:, cluster_N] * corrected_N
     if method == "wild":
         fitted_N = data.log_loss - fit.residuals
+        noise_RN = rng.choice(WEBB, (replicates, clusters))[:, cluster_N] * corrected_residuals(fit, cluster_N)
         data = data._replace(
             log_loss=fitted_N + noise_RN, weight=np.broadcast_to(fit.weights, (replicates, len(fit.table)))
         )
@@ -160,7 +166,6 @@ def bootstrap(
         clusters=clusters,
         theta=theta_RP,
         params=fit.form.physical(theta_RP, fit.table.centre),
-        noise=noise_RN,
         audit=_audit(fit, data, value_R, round(audit_share * replicates), seed),
         correction=correction,
     )

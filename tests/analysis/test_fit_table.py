@@ -22,17 +22,19 @@ def csv_of_a_planted_study(path) -> None:
 
 def test_a_csv_becomes_a_law_on_disk(tmp_path):
     csv_of_a_planted_study(tmp_path / "runs.csv")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)  # the default store of runs: not a place for a law
     text = io.StringIO()
-    found = fit_table(tmp_path / "runs.csv", budgets=(1e22,), replicates=50, console=Console(file=text, width=160))
+    found = fit_table(tmp_path / "runs.csv", budgets=(1e22,), replicates=100, console=Console(file=text, width=160))
     assert found.fit.params["alpha"] == pytest.approx(0.34, abs=0.1)
     assert "column 'params' (guessed)" in text.getvalue()
     names = {"fit.json", "points_and_law.png", "points_and_law.pdf", "optimal_ratio.png", "optimal_ratio.pdf"}
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == names
-    first = json.loads((tmp_path / "runs" / "fit.json").read_text())
+    assert {path.name for path in (tmp_path / "runs-law").iterdir()} == names
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+    first = json.loads((tmp_path / "runs-law" / "fit.json").read_text())
     fit_table(
         tmp_path / "runs.csv",
         budgets=(1e22,),
-        replicates=50,
+        replicates=100,
         out_dir=tmp_path / "again",
         console=Console(file=io.StringIO()),
     )

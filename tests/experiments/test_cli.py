@@ -50,7 +50,7 @@ def windtunnel(monkeypatch, capsys, tmp_path, data_dir):
 
 SHORT = "tiny.study((tiny.decay(30),))"
 BAD = {
-    "share": ("tiny.study((tiny.DecaySpec(50, share=1.5),))", "decay share 1.5 of branch 50: it must lie between 0"),
+    "share": ("tiny.study((tiny.DecaySpec(50, share=1.5),))", "decay share 1.5 of branch '50': it must lie between 0"),
     "too many tokens": ("tiny.study((tiny.decay(5000),))", "epochs where data.max_epochs is 1; set max_epochs to"),
     "vocabulary": (
         "tiny.study(config=tiny.changed(model=tiny.dataclasses.replace(tiny.MODEL, vocab_size=300)))",

@@ -33,7 +33,8 @@ def resolved(name):
         else:
             shown = {key: value for key, value in config.items() if key not in trunk or trunk[key] != value}
         found[entry.label] = {"kind": entry.kind, "start": entry.start, "stop": entry.stop, "config": shown}
-    parts = {name: leaves(to_json(getattr(study, name))) for name in ("evaluation", "law", "execution")}
+    parts = {"evaluation": study.evaluation, "law": study.law, "execution": study.execution}
+    parts = {name: part and leaves(to_json(part)) for name, part in parts.items()}
     return json.dumps({"study": study.name, **parts, "runs": found}, indent=1) + "\n"
 
 

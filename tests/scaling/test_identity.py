@@ -14,8 +14,15 @@ DIGESTS = {"tiny_code": "c0de", "tiny_prose": "9r05e"}
 BRANCH = dataclasses.replace(
     tiny.whole(tiny.TRUNK, start=24, steps=6), data=tiny.MIXED, parent=Parent("0123456789abcdef", 24), branch="decay"
 )
-# how often the data may be read is a permission; the rest is mathematics
-PERMITTED = {("data", "max_epochs")}
+
+
+def permitted(path):
+    """How often data may be read is a permission, digests stand for definitions; the rest is mathematics."""
+    return path == ("data", "max_epochs") or (
+        path[:2] == ("data", "mixture") and path[3] == "task" and path[4] != "name"
+    )
+
+
 OTHER_WORDS = {
     "adamw": "muon",
     "float32": "bfloat16",
@@ -69,7 +76,7 @@ def id_of(config):
 
 @pytest.mark.parametrize("path", list(leaves(plain())), ids=lambda path: ".".join(map(str, path)))
 def test_every_field_is_in_the_identity_unless_it_is_a_permission(path):
-    assert (id_of(with_leaf(path, other)) == id_of(BRANCH)) == (path in PERMITTED)
+    assert (id_of(with_leaf(path, other)) == id_of(BRANCH)) == permitted(path)
 
 
 def test_no_field_escapes_the_test_above():
@@ -121,4 +128,4 @@ def test_evaluation_is_no_part_of_any_id():
 
 def test_id_of_a_run_stays_what_it_was():
     """Changed on purpose only, with `MATHEMATICS`: every run that exists would be trained again."""
-    assert id_of(BRANCH) == "dec6916dc67535ab"
+    assert id_of(BRANCH) == "71af82c65cc3b68e"

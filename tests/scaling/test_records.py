@@ -9,7 +9,7 @@ from scaling.records import ResultRow, RunStore, points, status
 
 
 def row_of(run, state="complete", step=10, reason=None):
-    return ResultRow(run, state, step, 64 * step, 64 * step, 2.5, reason, [], {}, {"seconds": 1.0})
+    return ResultRow(run, state, step, 64 * step, 64 * step, 0.5, 2.5, reason, [], {}, {"seconds": 1.0})
 
 
 def entry(label, run, start, stop, trunk="a"):

@@ -14,11 +14,9 @@ import tiny
 from models.config import ModelConfig
 from scaling import run as run_module
 from scaling import step_log, storage
-from scaling.branches import decay
 from scaling.checkpoint import Checkpoints
 from scaling.config import Parent
 from scaling.data.loader import Loader
-from scaling.data.shards import task_id
 from scaling.errors import UserError
 from scaling.records import RunStore
 from scaling.run import Runner, dispatch_for
@@ -76,7 +74,7 @@ def test_trunk_and_branch_are_one_uninterrupted_run(tmp_path, data_dir):
     runner.ensure(tiny.TRUNK, 24, [24])
     trunk = runner.run_id(tiny.TRUNK)
     whole = tiny.whole(tiny.TRUNK, start=24, steps=6)
-    branch = decay.branch_config(tiny.TRUNK, trunk, whole.schedule.decay)
+    branch = tiny.branch_config(tiny.TRUNK, trunk, whole.schedule.decay)
     runner.ensure(branch, 30)
     runner.ensure(whole, 30)
     assert_equal_trees(params_of(runner, branch, 30), params_of(runner, whole, 30))
@@ -97,7 +95,7 @@ def test_another_execution_is_warned_of_recorded_and_close(tmp_path, data_dir, o
     runner.ensure(trunk, 20, [20])
     config = trunk
     if where == "branch":
-        config = decay.branch_config(trunk, runner.run_id(trunk), tiny.whole(trunk, 20, 20).schedule.decay)
+        config = tiny.branch_config(trunk, runner.run_id(trunk), tiny.whole(trunk, 20, 20).schedule.decay)
     elsewhere = runner_of(tmp_path, data_dir, dataclasses.replace(tiny.EXECUTION, **other))
     name = next(iter(other))
     with pytest.warns(UserWarning, match=rf"goes on from step 20 under another execution \(.*{name} .* -> "):
@@ -118,7 +116,7 @@ def test_a_branch_in_rows_of_another_shape_is_no_other_execution(tmp_path, data_
     runner = runner_of(tmp_path, data_dir)
     runner.ensure(tiny.TRUNK, 8, [8])
     data = dataclasses.replace(tiny.DATA, batch_size=1, sequence_length=32)
-    branch = decay.branch_config(
+    branch = tiny.branch_config(
         tiny.TRUNK, runner.run_id(tiny.TRUNK), tiny.whole(tiny.TRUNK, 8, 4).schedule.decay, data
     )
     runner.ensure(branch, 12)  # on one device, because one row cannot be split: a warning would be an error here
@@ -302,7 +300,7 @@ def test_changed_mixture_at_a_branch_reads_every_source_on(tmp_path, data_dir, m
     streams = made.runner._streams(branch.config)
     seen = np.concatenate([read[step] for step in range(40)])[:, :-1]
     rows = {name: [] for name in streams}
-    code, prose = task_id(tiny.CODE), task_id(tiny.PROSE)
+    code, prose = tiny.CODE.name, tiny.PROSE.name
     # both sources are made of different words, so that any row tells which it is from
     for row in seen:
         of = [
@@ -332,7 +330,7 @@ def test_diverging_run_is_marked_its_branches_left_out_and_the_others_go_on(tmp_
     results = {entry.label: made.store.result(entry.run) for entry in made.entries}
     failed = results["hot"]
     assert (failed.state, failed.step < 24) == ("failed", True)
-    name = task_id(tiny.CODE)
+    name = tiny.CODE.name
     assert f"at step {failed.step}, where the data stood at {{'{name}': {failed.step * 64}}}" in failed.reason
     assert "peak 1e+20" in failed.reason
     assert results["hot/30"] is None

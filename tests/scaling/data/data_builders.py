@@ -7,7 +7,6 @@ import numpy as np
 
 from scaling.config import DataConfig, MixtureComponent, SourceConfig, TaskConfig
 from scaling.data.loader import TokenStream
-from scaling.data.shards import task_id
 
 SHARED_TEXT = Path(__file__).parents[3].parent / "shared" / "data" / "text"
 
@@ -45,7 +44,7 @@ def streams_of(sizes, seed=0):
         cut = int(np.searchsorted(np.cumsum(lengths), tokens))
         lengths = lengths[: cut + 1]
         lengths[-1] -= lengths.sum() - tokens
-        key = task_id(task_named(name))
+        key = task_named(name).name
         streams[key] = TokenStream(MemoryShards(lengths[lengths > 0], first=1_000_000 * i, name=name), seed)
     return streams
 

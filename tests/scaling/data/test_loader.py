@@ -9,11 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scaling.data.loader import Loader, check_budget
-from scaling.data.shards import task_id
 from scaling.data.timeline import Timeline
 from scaling.errors import UserError
 
-A, B = task_id(task_named("a")), task_id(task_named("b"))
+A, B = task_named("a").name, task_named("b").name
 pytestmark = pytest.mark.usefixtures("many_lanes")
 
 

@@ -6,7 +6,6 @@ from data_builders import data_of, task_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.data.shards import task_id
 from scaling.data.timeline import (
     Segment,
     Timeline,
@@ -98,7 +97,7 @@ def test_branch_with_the_same_data_is_the_same_timeline():
 
 
 def test_consumed_counts_every_segment():
-    a, b = task_id(task_named("a")), task_id(task_named("b"))
+    a, b = task_named("a").name, task_named("b").name
     timeline = Timeline.start(data_of({"a": 3, "b": 1}, 16, 8)).branch(10, data_of({"b": 1}, 32, 4))
     assert timeline.consumed(10) == {a: 10 * 8 * 16 * 3 // 4, b: 10 * 8 * 16 // 4}
     assert timeline.consumed(13)[b] == 10 * 8 * 16 // 4 + 3 * 4 * 32

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from scaling.laws import allocation, fit, published, uncertainty
+from scaling.laws import allocation, fit, published, report, uncertainty
 from scaling.laws.forms import CHINCHILLA
+from scaling.laws.table import Table
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,26 @@ def test_allocation_spends_the_budget_and_says_how_far_it_reaches(replicated):
     assert inside.extrapolation == 0
 
 
+def test_allocation_reads_6nd_and_no_other_count_of_flops(replicated, ladder):
+    """With a file's own FLOPs (attention, embeddings: here three times 6 N D) the answer stays the same."""
+    table = ladder(point_noise=2e-3)
+    other = Table(table.columns | {"flops": 3 * table.columns["flops"]}, table.loss, table.cluster, {})
+    again = uncertainty.bootstrap(fit.fit(CHINCHILLA, other), replicates=200, audit_share=0)
+    budget = 100 * table.columns["flops"].max()
+    row = allocation.allocate(again, budget, bytes_per_token=4.0)
+    assert row == allocation.allocate(replicated, budget, bytes_per_token=4.0)
+    assert row.extrapolation == pytest.approx(2)
+    assert allocation.exponent(again) == allocation.exponent(replicated)
+    by_default, plain = (report.analyse(points, replicates=100) for points in (other, table))
+    assert [r.flops for r in by_default.allocations] == [r.flops for r in plain.allocations]
+    assert "whatever the flops column counts" in by_default.conventions["budget"]
+
+
 def test_exponent_is_that_of_the_optimum(replicated):
     a, interval = allocation.exponent(replicated)
-    small, large = (replicated.fit.form.optimum(replicated.fit.params, c)["n"] for c in (1e15, 1e18))
-    assert a == pytest.approx(np.log10(large / small) / 3)
+    params, spread = replicated.fit.params, replicated.params
+    assert a == pytest.approx(params["beta"] / (params["alpha"] + params["beta"]))
+    assert interval == pytest.approx(replicated.interval(spread["beta"] / (spread["alpha"] + spread["beta"])))
     assert interval.low < a < interval.high
 
 
@@ -68,17 +85,15 @@ def test_converged_constants_are_our_fit(epoch):
 
 def test_comparison_converts_through_bytes():
     rows = published.compare([1e20, 1e24], bytes_per_token=2.0, laws=published.HEADLINE)
-    assert [(row.name, row.flops) for row in rows] == [
-        ("Chinchilla (converged)", 1e20),
-        ("MiniCPM (average)", 1e20),
-        ("Chinchilla (converged)", 1e24),
-        ("MiniCPM (average)", 1e24),
-    ]
+    names = ["Chinchilla (Hoffmann)", "Chinchilla (our refit)", "MiniCPM (average)"]
+    assert [(row.name, row.flops) for row in rows] == [(name, flops) for flops in (1e20, 1e24) for name in names]
     for row in rows:
         assert row.our_tokens_per_parameter == pytest.approx(row.bytes_per_parameter / 2)
     assert rows[0].bytes_per_parameter == pytest.approx(4.48 * rows[0].tokens_per_parameter)
     assert "assumed" in rows[0].conversion
-    assert rows[1].bytes_per_parameter == pytest.approx(3.40 * rows[1].tokens_per_parameter)
+    assert rows[0].n_convention == "all parameters"
+    assert rows[2].bytes_per_parameter == pytest.approx(3.40 * rows[2].tokens_per_parameter)
+    assert rows[2].n_convention == "non-embedding parameters"
     assert rows[0].extrapolation == 0
-    assert rows[2].extrapolation == pytest.approx(np.log10(1e24 / 1.3e22))
+    assert rows[3].extrapolation == pytest.approx(np.log10(1e24 / 1.3e22))
     assert published.orders_outside(1e15, 1e17, 1e20) == pytest.approx(2)

@@ -48,6 +48,7 @@ def test_a_new_form_is_ten_lines():
     power_law = Form(
         name="power",
         formula="L = E + K / C^gamma",
+        mathtext="$L = {E} + {K} / C^{{{gamma}}}$",
         columns=("flops",),
         coefficients=("E", "K"),
         shapes=(Shape("gamma"),),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -18,15 +20,11 @@ def test_wild_bootstrap_keeps_the_design_and_moves_trunks_together(ladder):
     replicated = uncertainty.bootstrap(found, replicates=100, audit_share=0)
     assert replicated.method == "wild"
     _, cluster_N = np.unique(points.cluster, return_inverse=True)
-    # Every replicate holds every point, each with its trunk's residual times one Webb weight.
-    ratio_RN = replicated.noise / uncertainty.corrected_residuals(found, cluster_N)
-    for g in range(6):
-        in_trunk = ratio_RN[:, cluster_N == g]
-        np.testing.assert_allclose(in_trunk, in_trunk[:, :1] * np.ones(4), rtol=1e-9)
-    assert np.all(np.min(np.abs(ratio_RN[..., None] - uncertainty.WEBB), -1) < 1e-9)
-    # And every replicate is the law fitted to exactly those losses.
+    weight_RG = np.random.default_rng(0).choice(uncertainty.WEBB, (100, 6))
+    noise_RN = weight_RG[:, cluster_N] * uncertainty.corrected_residuals(found, cluster_N)
+    # Every replicate is the law fitted to every point's fitted loss, with its trunk's residuals times one Webb weight.
     r = 17
-    again = Table(points.columns, found.predict(points.columns) * np.exp(replicated.noise[r]), points.cluster, {})
+    again = Table(points.columns, found.predict(points.columns) * np.exp(noise_RN[r]), points.cluster, {})
     assert fit.fit(CHINCHILLA, again).params == pytest.approx(
         {name: values[r] for name, values in replicated.params.items()}, rel=1e-5
     )
@@ -81,6 +79,11 @@ def test_prediction_interval_holds_noise_on_top_of_the_law(ladder):
     at = {"n": np.array([47e3]), "d": np.array([2.5e6])}
     law, new = replicated.interval(replicated.predict(at)), replicated.prediction_interval(at)
     assert new.low[0] < law.low[0] < law.high[0] < new.high[0]
+    # Around a law that is known, what is left is one point's noise: residuals, as much larger as the fit shrank them.
+    sure = dataclasses.replace(replicated, params={k: np.full(4000, v) for k, v in replicated.fit.params.items()})
+    log_ratio = np.log(np.array(sure.prediction_interval(at)) / replicated.fit.predict(at))
+    residuals = replicated.fit.residuals * np.sqrt(24 / (24 - 5))
+    assert log_ratio.ravel() == pytest.approx(replicated.interval(np.tile(residuals, 170)), rel=0.15)
 
 
 @pytest.mark.slow
