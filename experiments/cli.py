@@ -17,7 +17,7 @@ _RUNS, _DATA = Path("runs"), Path("data")
 
 
 def plan(study: Name, runs_dir: RunsDir = _RUNS, data_dir: DataDir = _DATA, calibrate: bool = True) -> None:
-    """Show what a study will train: the runs, their tokens, FLOPs and time. Trains nothing.
+    """Show what a study will train: the runs, their tokens, FLOPs and time. Prepares the corpus, trains nothing.
 
     Args:
         study: a file of experiments/ by name, or the path of a Python file with a function study().

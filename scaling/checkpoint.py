@@ -41,7 +41,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps that were written to the end, ascending. Their files may still be damaged: see `problem`."""
         named = (path.name.removesuffix(".sha256.json") for path in self.directory.glob("*.sha256.json"))
-        return sorted(int(name) for name in named if self._step_dir(int(name)).is_dir())
+        return sorted(int(name) for name in named if name.isdigit() and self._step_dir(int(name)).is_dir())
 
     def save(
         self, step: int, state: Any, position: dict[str, Any], provenance: dict[str, Any], keep: bool = True
@@ -82,9 +82,9 @@ class Checkpoints:
     def problem(self, step: int) -> str | None:
         """What is wrong with a checkpoint's files, in words, or None when they are as they were written."""
         try:
-            expected: dict[str, str] = storage.read_json(self._manifest(step))["files"]
+            expected = dict(storage.read_json(self._manifest(step))["files"].items())
             actual = _digests(self._step_dir(step))
-        except (UserError, TypeError, KeyError):
+        except (UserError, TypeError, KeyError, AttributeError):
             return "its manifest cannot be read"
         except FileNotFoundError as error:
             return f"{error.filename} went away"

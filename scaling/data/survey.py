@@ -39,7 +39,8 @@ class Survey:
 def survey(task: TaskConfig, progress: Callable[[int, int], None]) -> Survey:
     """Decides about every document: too short, a duplicate of an earlier one, for training or held out.
 
-    Duplicates are found before the split and across it, so no held-out document has a near twin in training.
+    Duplicates are found before the split and across it, so no held-out document has a twin in training, nor a near
+    twin that MinHash finds.
     A corpus of files with too few documents for some to be held out is cut into sections first.
 
     Args:

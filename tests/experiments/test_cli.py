@@ -58,7 +58,7 @@ BAD = {
     ),
     "unknown key": (
         "tiny.decay(30, shaer=0.1)",
-        "study.py:7: TypeError: DecaySpec.__init__() got an unexpected keyword",
+        "unexpected keyword argument 'shaer' (it has total_steps, share, shape, final, data, label)",
     ),
     "warm-up": (
         "tiny.study(config=tiny.changed(schedule=tiny.ScheduleConfig(0.1, 99)))",

@@ -15,7 +15,7 @@ from models.config import ModelConfig
 from scaling import run as run_module
 from scaling import step_log, storage
 from scaling.checkpoint import Checkpoints
-from scaling.config import Parent
+from scaling.config import OptimizerConfig, Parent
 from scaling.data.loader import Loader
 from scaling.errors import UserError
 from scaling.records import RunStore
@@ -69,12 +69,14 @@ def dispatches(monkeypatch):
     return counted
 
 
-def test_trunk_and_branch_are_one_uninterrupted_run(tmp_path, data_dir):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_trunk_and_branch_are_one_uninterrupted_run(tmp_path, data_dir, optimizer):
     runner = runner_of(tmp_path, data_dir)
-    runner.ensure(tiny.TRUNK, 24, [24])
-    trunk = runner.run_id(tiny.TRUNK)
-    whole = tiny.whole(tiny.TRUNK, start=24, steps=6)
-    branch = tiny.branch_config(tiny.TRUNK, trunk, whole.schedule.decay)
+    config = tiny.changed(optimizer=OptimizerConfig(kind=optimizer))
+    runner.ensure(config, 24, [24])
+    trunk = runner.run_id(config)
+    whole = tiny.whole(config, start=24, steps=6)
+    branch = tiny.branch_config(config, trunk, whole.schedule.decay)
     runner.ensure(branch, 30)
     runner.ensure(whole, 30)
     assert_equal_trees(params_of(runner, branch, 30), params_of(runner, whole, 30))
