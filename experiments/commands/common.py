@@ -20,14 +20,6 @@ def terminal() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=140)
 
 
-def quantity(x: float) -> str:
-    """A number with a metric letter: 11.8k, 3.2M."""
-    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(x) >= limit:
-            return f"{x / limit:.3g}{letter}"
-    return f"{x:.3g}"
-
-
 def duration(seconds: float) -> str:
     """Seconds as people say them: 45 s, 6 min, 2.5 h."""
     if seconds < 90:

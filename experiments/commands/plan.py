@@ -5,7 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from experiments.commands.common import duration, executor, quantity, terminal
+from analysis.numbers import quantity
+from experiments.commands.common import duration, executor, terminal
 from scaling.accounting import parameter_counts
 from scaling.execute import Executor
 from scaling.records import status

@@ -9,7 +9,8 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.commands.common import duration, executor, quantity, terminal
+from analysis.numbers import quantity
+from experiments.commands.common import duration, executor, terminal
 from experiments.commands.plan import print_plan, seconds_left, step_seconds
 from scaling.records import status
 from scaling.train import InterruptedRunError, LogRow
