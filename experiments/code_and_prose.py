@@ -3,7 +3,7 @@
 The prose is yours: text files, .jsonl, .parquet or .zip archives of texts that the glob in WINDTUNNEL_PROSE names
 (default: `text/*.zip` below the current folder). One law is fitted for each evaluation domain.
 
-Command: `WINDTUNNEL_PROSE='texts/*.zip' windtunnel run experiments/code_and_prose.py`.
+Command: `WINDTUNNEL_PROSE='texts/*.zip' windtunnel run code_and_prose`.
 """
 
 import dataclasses

@@ -3,7 +3,9 @@
 Two sizes, two lengths, two seeds. Every cosine is trained from scratch (MiniCPM, appendix B.1: down to a tenth of the
 peak); the WSD points of one size and seed share a trunk. Same peak rate, same data order.
 
-Command: `windtunnel run experiments/wsd_vs_cosine.py`.
+Command: `windtunnel run wsd_vs_cosine`.
+Cost: 7.2e12 FLOPs (6ND), less what the quickstart has trained; 3 minutes on two cores.
+Result: WSD ends 0.026 nats lower at 40 N and 0.006 higher at 80 N, for 0.70 of the FLOPs. See `LOG.md`.
 """
 
 import dataclasses

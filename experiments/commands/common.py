@@ -5,26 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from scaling.data.shards import task_id
 from scaling.execute import Executor
 from scaling.records import RunStore
 from scaling.run import Runner
 from scaling.study import Study, load_study
 from scaling.train import LogRow
-
-
-def terminal() -> Console:
-    """The terminal; piped output is as wide as the tables want to be."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 6 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def prepare_data(name: str, study: Study, data_dir: Path) -> None:

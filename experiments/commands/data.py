@@ -8,7 +8,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from analysis.numbers import quantity
-from experiments.commands.common import terminal
+from experiments.commands.console import terminal
 from scaling.data.prepare import prepare as prepare_task
 from scaling.data.shards import Manifest, open_prepared
 from scaling.study import load_study

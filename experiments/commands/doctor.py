@@ -6,7 +6,7 @@ import shutil
 
 from rich.table import Table
 
-from experiments.commands.common import terminal
+from experiments.commands.console import terminal
 from scaling.environment import SETTINGS, cores, versions
 
 

@@ -41,6 +41,7 @@ def fit(
         out_dir: where fit.json and the figures go; by default, for runs.csv, the folder runs-law beside it.
     """
     from analysis.fit_table import fit_table
+    from experiments.commands.console import terminal
 
     fit_table(
         points,
@@ -57,4 +58,5 @@ def fit(
         replicates=replicates,
         seed=seed,
         out_dir=out_dir,
+        console=terminal(),
     )

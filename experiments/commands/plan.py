@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.numbers import quantity
-from experiments.commands.common import duration, executor, terminal
+from experiments.commands.common import executor
+from experiments.commands.console import duration, terminal
 from scaling.accounting import parameter_counts
 from scaling.execute import Executor
 from scaling.records import status

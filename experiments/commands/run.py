@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from analysis.numbers import quantity
-from experiments.commands.common import duration, executor, terminal
+from experiments.commands.common import executor
+from experiments.commands.console import duration, terminal
 from experiments.commands.plan import print_plan, seconds_left, step_seconds
 from scaling.records import status
 from scaling.train import InterruptedRunError, LogRow

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from experiments.commands.common import terminal
+from experiments.commands.console import terminal
 from scaling.errors import UserError
 from scaling.records import RunStore, status
 from scaling.study import load_study
