@@ -40,7 +40,7 @@ format: env ## rewrite the code in the one style
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-requirements: ## resolve the pins anew
+requirements: $(if $(findstring .uv/,$(UV)),$(UV)) ## resolve the pins anew
 	$(UV) pip compile --quiet --python-version 3.12 --extra data --extra dev --no-header --no-annotate \
 		--output-file requirements.txt --upgrade pyproject.toml
 

@@ -204,6 +204,17 @@ class ExecutionConfig:
 _converter = cattrs.Converter(forbid_extra_keys=True)
 
 
+def _number(value: Any, kind: Any) -> Any:
+    """A number of this kind and no other: cattrs by itself would make an int of 3.7 and of a bool."""
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"{value!r} is not {kind.__name__}")
+    return kind(value)
+
+
+for _kind in (int, float, bool):
+    _converter.register_structure_hook(_kind, _number)
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """A config dataclass as plain JSON data."""
     return dataclasses.asdict(config)

@@ -25,7 +25,9 @@ _LIBRARIES = (
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS has no affinity
 
 
 # Variables of a training process and why it wants them; each is left alone where the user has set it.

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.config import DataConfig, canonical, from_json, to_json
+from scaling.config import DataConfig, canonical, to_json
 from scaling.errors import UserError
 
 MAX_PERIOD = 10_000
@@ -49,12 +49,6 @@ class Segment:
     def sources(self) -> tuple[str, ...]:
         """Task names, in the order that `rows` numbers them."""
         return tuple(name for name, _ in self.shares)
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """The share of rows of each source, summing to 1."""
-        period = sum(share for _, share in self.shares)
-        return {name: share / period for name, share in self.shares}
 
     def rows(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Source and ordinal of the segment's rows first .. last-1.
@@ -236,15 +230,6 @@ class Timeline:
                 f"checkpoint at step {position['step']} was trained with other mixture rates, sequence length or "
                 f"batch size than this run's data has: resume with the data it was trained on, or branch from it"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return to_json(self)
-
-    @staticmethod
-    def from_json(data: Any) -> "Timeline":
-        """The timeline of plain JSON data; a UserError where a key is wrong."""
-        return from_json(Timeline, data)
 
     def _until(self, step: int) -> tuple[Segment, ...]:
         return tuple(segment for segment in self.segments if segment.start_step < step)
