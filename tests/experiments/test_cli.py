@@ -29,7 +29,7 @@ print([name for name in {HEAVY} if name in sys.modules])
 
 
 @pytest.fixture
-def windtunnel(monkeypatch, capsys, tmp_path, data_dir):
+def windtunnel(monkeypatch, capfd, tmp_path, data_dir):
     """Runs a command line in this process; returns exit code, standard output and standard error."""
     monkeypatch.setenv("WINDTUNNEL_ENVIRONMENT", "1")  # do not start this process anew
 
@@ -42,7 +42,7 @@ def windtunnel(monkeypatch, capsys, tmp_path, data_dir):
             cli.main()
         except SystemExit as ended:
             code = ended.code
-        printed = capsys.readouterr()
+        printed = capfd.readouterr()  # of child processes too
         return code, printed.out, printed.err
 
     return run
@@ -155,11 +155,11 @@ def test_training_needs_neither_tensorflow_nor_seqio(start, study_file, tmp_path
 
 
 @pytest.mark.slow
-def test_empty_corpus_is_one_line_and_exit_code_2(windtunnel, study_file, capfd):
+def test_empty_corpus_is_one_line_and_exit_code_2(windtunnel, study_file):
     empty = "tiny.study(config=tiny.changed(data=tiny.DataConfig((tiny.MixtureComponent(E),), 16, 4)))"
     before = "E = tiny.TaskConfig('nothing', tiny.SourceConfig('files', 'code', '/nowhere/at/all/*.txt'))"
-    code, _, _ = windtunnel("run", study_file(empty, before))
-    error = capfd.readouterr().err.strip().splitlines()
+    code, _, printed = windtunnel("run", study_file(empty, before))
+    error = printed.strip().splitlines()
     assert code == 2
     assert "nowhere/at/all" in error[-1]
     assert not any("Traceback" in line for line in error)
