@@ -25,9 +25,9 @@ def rope_tables(config: ModelConfig, length: int) -> tuple[jax.Array, jax.Array]
 
 def rotate(x_BNTh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotates the pairs (x_i, x_{i + h/2}) by position: the half-split layout of the released weights."""
-    cos, sin = (table.astype(x_BNTh.dtype) for table in rope)
-    a, b = jnp.split(x_BNTh, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    cos, sin = rope
+    a, b = jnp.split(x_BNTh.astype(cos.dtype), 2, axis=-1)  # in float32: bfloat16 angles are too coarse for long rows
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BNTh.dtype)
 
 
 def visibility_bias(length: int, segments_BT: jax.Array | None) -> jax.Array:

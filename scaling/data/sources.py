@@ -13,10 +13,11 @@ import io
 import json
 import sysconfig
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from scaling.config import SourceConfig
 from scaling.errors import UserError
@@ -112,7 +113,7 @@ def _files(source: SourceConfig, skipped: Counter[str]) -> Iterator[Document]:
     paths = sorted(glob.glob(str(Path(source.glob).expanduser()), recursive=True))
     for path in map(Path, paths):
         if path.is_file():
-            with path.open("rb") as stream:
+            with path.open("rb") as stream, _damage_named(path.as_posix()):
                 yield from _texts(path.as_posix(), stream, source.text_key, skipped)
 
 
@@ -192,15 +193,53 @@ def _is_unicode(text: str) -> bool:
 
 
 @contextlib.contextmanager
+def _damage_named(name: str) -> Iterator[None]:
+    """Turns what the formats' libraries say of a cut, damaged or encrypted file into a sentence that names it."""
+    try:
+        yield
+    except (EOFError, OSError, RuntimeError, ValueError, zlib.error) as error:
+        raise UserError(f"{name}: cannot be read to its end ({error}); fetch it again or leave it out") from error
+
+
+class _Zstandard(io.RawIOBase):
+    """Unpacked frames of a .zst stream. Unlike the library's own reader it notices a file that was cut short."""
+
+    def __init__(self, stream: IO[bytes]):
+        import zstandard
+
+        self._stream, self._library = stream, zstandard
+        self._frame: Any = None
+        self._packed = self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self._ready:
+            self._packed = self._packed or self._stream.read(1 << 16)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("it ends inside a frame")
+                return 0
+            self._frame = self._frame or self._library.ZstdDecompressor().decompressobj()
+            try:
+                self._ready = self._frame.decompress(self._packed)
+            except self._library.ZstdError as error:
+                raise ValueError(str(error)) from error
+            self._packed = self._frame.unused_data if self._frame.eof else b""
+            self._frame = None if self._frame.eof else self._frame
+        count = min(len(target), len(self._ready))
+        target[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+
+@contextlib.contextmanager
 def _unpacked(stream: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
     if suffix == ".gz":
         with gzip.GzipFile(fileobj=stream) as unpacked:
             yield io.BufferedReader(unpacked)
     elif suffix == ".zst":
-        import zstandard
-
-        with zstandard.ZstdDecompressor().stream_reader(stream, closefd=False) as raw:
-            yield io.BufferedReader(raw)
+        yield io.BufferedReader(_Zstandard(stream))
     else:
         yield stream
 

@@ -116,3 +116,33 @@ def test_archives_with_texts_in_other_encodings_are_read():
     texts, skipped, _ = read(SHARED_TEXT / "*.zip")
     assert len(texts) > 2000
     assert skipped["not_utf8"] > 0
+
+
+def parquet_bytes(lines):
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(pa.table({"text": lines}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+CUT = {
+    "a.jsonl.gz": lambda text: gzip.compress(text, mtime=0)[:-12],
+    "b.jsonl.zst": lambda text: zstandard.ZstdCompressor().compress(text)[:-12],
+    "b2.jsonl.zst": lambda text: b"no frame at all",
+    "c.parquet": lambda text: parquet_bytes(text.decode().split("\n"))[:-9],
+    "d.jsonl.gz": lambda text: b"no gzip at all",
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_damaged_file_is_named(tmp_path, name):
+    text = "".join(json.dumps({"text": f"line {i * i}"}) + "\n" for i in range(5000)).encode()
+    (tmp_path / name).write_bytes(CUT[name](text))
+    with pytest.raises(UserError, match=f"{name}: cannot be read to its end"):
+        read(tmp_path / name)
+
+
+def test_a_zstandard_file_of_several_frames_is_read_whole(tmp_path):
+    lines = [json.dumps({"text": f"line {i}"}).encode() + b"\n" for i in range(3000)]
+    frames = [zstandard.ZstdCompressor().compress(b"".join(lines[i::3])) for i in range(3)]
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
+    assert sorted(read(tmp_path / "a.jsonl.zst")[0]) == sorted(f"line {i}" for i in range(3000))
