@@ -269,7 +269,8 @@ def _place(error: Exception, path: Path) -> str:
     """File and line of a study file at which it went wrong."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    frames, here = traceback.extract_tb(error.__traceback__), path.resolve()  # the path may be given relatively
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == here]
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 

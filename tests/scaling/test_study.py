@@ -177,3 +177,10 @@ def test_whole_run_is_a_point_of_its_own():
 def test_what_cannot_be_reported_is_refused_before_anything_is_trained(make, says):
     with pytest.raises(UserError, match=says):
         make()
+
+
+def test_a_study_file_given_relatively_is_told_by_its_line_too(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text("def study():\n    return 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^own.py:2: ZeroDivisionError"):
+        load_study("own.py")
