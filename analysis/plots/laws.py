@@ -1,107 +1,31 @@
-"""Drawing that notebooks, figures and reports share: a table or a law in, a matplotlib figure out.
+"""A law and what it says: points with the law through them, and the compute-optimal ratio."""
 
-House style: colour-blind safe colours (sizes run along viridis, laws have fixed colours of Okabe and Ito 2008),
-units in every label, and legends beside the axes, never on the data.
-"""
-
-import io
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from analysis.numbers import quantity
-from scaling import storage
+from analysis.plots.style import (
+    CHINCHILLA,
+    HELDOUT,
+    HOFFMANN,
+    MINICPM,
+    OURS,
+    SHADE,
+    STYLE,
+    decimal_ticks,
+    figure_and_axes,
+    legend_beside,
+    size_colours,
+)
 from scaling.laws import published
 from scaling.laws.holdout import HELDOUT_NAMES
 from scaling.laws.report import Report
-
-OURS, HELDOUT, SHADE = "#0072B2", "#D55E00", "#E9E9E9"
-HOFFMANN, CHINCHILLA, MINICPM = "#CC79A7", "#000000", "#009E73"
-
-STYLE: Any = {
-    "figure.dpi": 110,
-    "savefig.dpi": 200,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.5,
-    "pdf.fonttype": 42,  # text stays text in the PDF
-}
-
-
-@matplotlib.rc_context(STYLE)
-def save(figure: Figure, path_stem: Path | str) -> list[Path]:
-    """Writes a figure as PNG and PDF, each whole or not at all; returns the two paths."""
-    stem = Path(path_stem)
-    paths = []
-    for kind in ("png", "pdf"):
-        path, drawn = stem.with_name(f"{stem.name}.{kind}"), io.BytesIO()
-        # A PDF without its date is the same file for the same figure.
-        metadata = {"CreationDate": None} if kind == "pdf" else None
-        figure.savefig(drawn, format=kind, bbox_inches="tight", metadata=metadata)
-        storage.write_bytes(path, drawn.getvalue())
-        paths.append(path)
-    return paths
-
-
-def size_colours(sizes: Sequence[float]) -> dict[float, Any]:
-    """A colour per model size, dark to light along viridis."""
-    distinct = sorted(set(sizes))
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, len(distinct)))
-    return dict(zip(distinct, shades, strict=True))
-
-
-@matplotlib.rc_context(STYLE)
-def loss_curves(log: pd.DataFrame, *, unit: str = "nats per token") -> Figure:
-    """Loss against tokens: trunks thin, their decay branches thick, whole runs dashed; points end in a dot.
-
-    Args:
-        log: a row per logged step: run, kind ("trunk", "whole" or a branch's), N, tokens, loss.
-        unit: of the loss.
-    """
-    colours = size_colours(log["N"].tolist())
-    figure, axes = _figure(7.6, 4.6)
-    for _, steps in log.groupby("run", sort=False):
-        steps = steps.sort_values("tokens")
-        colour, kind = colours[steps["N"].iloc[0]], steps["kind"].iloc[0]
-        axes.plot(steps["tokens"], steps["loss"], color=colour, **_curve_style(kind))
-        if kind != "trunk":
-            axes.plot(steps["tokens"].iloc[-1], steps["loss"].iloc[-1], "o", ms=4.5, color=colour)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    # The first steps fall from log(vocabulary) and would squeeze the part that matters.
-    settled = log[log["tokens"] > 0.05 * log.groupby("run")["tokens"].transform("max")]["loss"]
-    top = float(settled.quantile(0.995)) * 1.03
-    axes.set_ylim(float(settled.min()) / 1.03, top)
-    axes.set_xlim(0.8 * log["tokens"][log["loss"] < top].min(), 1.2 * log["tokens"].max())
-    _decimal_ticks(axes.yaxis, *axes.get_ylim())
-    axes.set_xlabel("tokens trained on, D")
-    axes.set_ylabel(f"training loss, smoothed ({unit})")
-    axes.set_title("Training loss of every run")
-    handles = [Line2D([], [], color=colour, label=f"N = {quantity(size)}") for size, colour in colours.items()]
-    names = {"trunk": "trunk (constant rate)", "whole": "whole run (own schedule)"}
-    for kind in log["kind"].unique():
-        dot: Any = {} if kind == "trunk" else {"marker": "o", "ms": 4.5}
-        name = names.get(kind, f"{kind} branch")
-        handles.append(Line2D([], [], color="#666666", label=name, **_curve_style(kind), **dot))
-    _legend_beside(axes, handles)
-    return figure
 
 
 @matplotlib.rc_context(STYLE)
@@ -116,7 +40,7 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
     heldout = np.zeros(len(n), bool) if held is None else held.rows
     groups = _size_groups(n)
     colours = size_colours([float(size) for size in groups])
-    figure, axes = _figure(7.6, 4.8)
+    figure, axes = figure_and_axes(7.6, 4.8)
     for size, rows in groups.items():
         colour = colours[size]
         grid = {"n": np.full(80, size), "d": np.geomspace(0.8 * d[rows].min(), 1.25 * d[rows].max(), 80)}
@@ -131,7 +55,7 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
             axes.plot(grid["d"], held.fit.predict(grid), "--", color=HELDOUT, lw=1.5)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _decimal_ticks(axes.yaxis, *axes.get_ylim())
+    decimal_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlabel("training tokens, D")
     axes.set_ylabel(f"loss ({unit})")
     axes.set_title(fit.form.mathtext.format(**{name: _mathtext(value) for name, value in fit.params.items()}))
@@ -147,7 +71,7 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
         how = f"predicted without it,\n{bars}\n(mean error {held.mean_error:.2%})"
         handles.append(Line2D([], [], color=HELDOUT, marker="D", ms=5.5, mfc="white", mew=1.5, ls="", label=what))
         handles.append(Line2D([], [], color=HELDOUT, ls="--", label=how))
-    _legend_beside(axes, handles)
+    legend_beside(axes, handles)
     return figure
 
 
@@ -166,7 +90,7 @@ def optimal_ratio(report: Report) -> Figure:
     spread = fit.form.optimum({name: values[:, None] for name, values in replicated.params.items()}, span)
     scale = report.bytes_per_token
     band = replicated.interval(scale * spread["d"] / spread["n"])
-    figure, axes = _figure(7.6, 4.6)
+    figure, axes = figure_and_axes(7.6, 4.6)
     axes.axvspan(low, high, color=SHADE, lw=0, zorder=0)
     axes.fill_between(span, band.low, band.high, color=OURS, alpha=0.2, lw=0)
     _line_with_range(axes, span, scale * best["d"] / best["n"], (low, high), OURS)
@@ -191,45 +115,19 @@ def optimal_ratio(report: Report) -> Figure:
     axes.set_ylabel("optimal D/N (bytes of text per parameter)")
     axes.set_title("How much text a parameter deserves")
     low, high = axes.get_ylim()
-    _decimal_ticks(axes.yaxis, low, high)
+    decimal_ticks(axes.yaxis, low, high)
     if abs(scale - 1) < 0.005:  # tokens are bytes
-        _legend_beside(axes, handles)
+        legend_beside(axes, handles)
         return figure
     tokens = axes.secondary_yaxis("right", functions=(_times(1 / scale), _times(scale)))
     tokens.set_ylabel(f"the same in our tokens ({scale:.3g} bytes each)")
-    _decimal_ticks(tokens.yaxis, low / scale, high / scale)
-    _legend_beside(axes, handles, offset=1.15)
+    decimal_ticks(tokens.yaxis, low / scale, high / scale)
+    legend_beside(axes, handles, offset=1.15)
     return figure
-
-
-def _curve_style(kind: str) -> dict[str, Any]:
-    styles: dict[str, dict[str, Any]] = {"trunk": {"lw": 0.9, "alpha": 0.55}, "whole": {"lw": 1.4, "ls": "--"}}
-    return styles.get(kind, {"lw": 1.8})
 
 
 def _times(factor: float) -> Callable[[Any], Any]:
     return lambda values: np.asarray(values) * factor
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))  # no pyplot: nothing global, nothing to close
-    return figure, figure.add_subplot()
-
-
-def _legend_beside(axes: Axes, handles: list[Line2D], offset: float = 1.02) -> None:
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(offset, 1.0), borderaxespad=0)
-
-
-def _decimal_ticks(axis: Any, low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis from low to high, evenly spaced where it spans less than a decade."""
-    if high < 10 * low:
-        ticks = MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-        axis.set_minor_locator(NullLocator())
-    else:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if value < 1000 else quantity(value)))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _line_with_range(axes: Axes, x: np.ndarray, y: np.ndarray, fitted: tuple[float, float], colour: str) -> None:
