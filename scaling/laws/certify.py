@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scaling.laws.forms import Form
+from scaling.laws.form import Form
 
 SAME_OPTIMUM = 1e-8  # relative objective within which two starts have reached the same optimum
 OTHER_BASIN = 1e-5  # relative objective beyond which a stationary point is another basin
@@ -74,7 +74,7 @@ def certify(
     hessian_P, _ = _equilibrated(evidence["hessian"][np.ix_(free_P, free_P)])
     jacobian_NP = evidence["jacobian"]
     design_P, directions_PP = _equilibrated(jacobian_NP.T @ jacobian_NP)
-    names = np.array(form.params)
+    names = np.array(form.free)
     relative_S = value_S / value_S[best] - 1
     certificate = Certificate(
         gradient_norm=float(np.max(np.abs(evidence["gradient"][free_P]), initial=0.0)),
@@ -132,13 +132,12 @@ def _standard_errors(
 
     def readable(theta: np.ndarray) -> np.ndarray:
         params = form.physical(theta, centre)
-        logs = [np.log(params[name]) for name in form.coefficients]
-        return np.array(logs + [params[shape.name] for shape in form.shapes])
+        return np.array([np.log(params[k]) if k in form.coefficients else params[k] for k in form.free])
 
     step = 1e-6 * np.eye(len(theta_P))
     change_PP = np.stack([(readable(theta_P + s) - readable(theta_P - s)) / 2e-6 for s in step], -1)
     errors = np.sqrt(np.diag(change_PP @ covariance @ change_PP.T))
-    return dict(zip(form.params, errors.tolist(), strict=True))
+    return dict(zip(form.free, errors.tolist(), strict=True))
 
 
 def _findings(
@@ -168,7 +167,7 @@ def _findings(
     else:
         if errors.get("E", 0.0) > WEAK:
             found.append(f"E is weakly determined ({params['E']:.2g}, its log +- {errors['E']:.2g})")
-        for name in (shape.name for shape in form.shapes):
+        for name in (name for name in form.free if name not in form.coefficients):
             if errors[name] > WEAK * abs(params[name]):
                 found.append(f"{name} is weakly determined ({params[name]:.2g} +- {errors[name]:.2g})")
     if spare < 3:

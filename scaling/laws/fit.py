@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from scaling.laws import certify, solver, table
-from scaling.laws.forms import Columns, Form
+from scaling.laws.derivatives import Points
+from scaling.laws.form import Columns, Form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ def fit(
     starts: int = 64,
     seed: int = 0,
     weights: np.ndarray | None = None,
+    fixed: Mapping[str, float] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
 ) -> Fit:
     """Fits a form by minimising sum_i w_i Huber_delta(log L(x_i) - log loss_i).
 
@@ -58,10 +61,13 @@ def fit(
         starts: random starts; each draws shape parameters and solves for the coefficients (variable projection).
         seed: of the starts.
         weights: (points,) non-negative; 1 where not given.
+        fixed: parameters held at a value; the form of the result has them as `held`.
+        bounds: boxes for shape parameters, instead of the form's own.
 
     Raises:
-        UserError: the design cannot identify the form's parameters.
+        UserError: the design cannot identify the form's parameters, or fixed or bounds make no sense.
     """
+    form = form.hold(fixed or {}).bound(bounds or {})
     table.check_identifiable(points, form)
     weights_N = np.ones(len(points)) if weights is None else np.asarray(weights, float)
     data = as_points(form, points, weights_N)
@@ -83,9 +89,14 @@ def fit(
     )
 
 
-def as_points(form: Form, points: table.Table, weights_N: np.ndarray) -> solver.Points:
+def as_points(form: Form, points: table.Table, weights_N: np.ndarray) -> Points:
     """The table as the solver reads it."""
     centre = points.centre
-    log_x = {name: np.log(points.columns[name]) for name in form.columns}
-    origin = {name: np.log(centre[name]) for name in form.columns}
-    return solver.Points(log_x, origin, np.log(points.loss / centre["loss"]), weights_N)
+    return Points(
+        log_x={name: np.log(points.columns[name]) for name in form.columns},
+        origin=form.log_origin(centre),
+        origin_loss=np.log(centre["loss"]),
+        log_loss=np.log(points.loss / centre["loss"]),
+        weight=weights_N,
+        held=form.log_held,
+    )

@@ -1,111 +1,45 @@
-"""Parametric forms of a scaling law, each a small value: a sum of positive terms, linear in its coefficients.
+"""The forms that can be fitted by name. A form of your own is a value like these: see `scaling.laws.form`.
 
-Every form is L = sum_k c_k exp(g_k(s, x)): coefficients c > 0 enter linearly, shape parameters s (exponents)
-through the log basis functions g_k, and x are log columns of the table. Writing g is all that a new form
-takes; starts by variable projection, well-conditioned fitting coordinates and the transform both ways follow
-from it.
+N and D are in ones; where a paper writes constants as scales (N_c) or exponents as ratios, `source` says how ours
+are related. Kaplan's and the coupled form are written so that every term is a loss by itself and every exponent the
+one seen when the other terms vanish: that is what data determine well.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-Params = Mapping[str, Any]  # parameter name -> float, or an array of bootstrap replicates
-Columns = Mapping[str, Any]  # column name -> values (not logs), broadcastable against each other
+from scaling.laws.form import Columns, Form, Params, Shape, exp, expm1, log, log1p, logaddexp, maximum
+
+__all__ = ["CHINCHILLA", "FORMS", "Columns", "Form", "Params", "Shape", "chinchilla_optimum"]
+
+_Values = Mapping[str, Any]  # shapes by name, or log columns by name
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """A shape parameter: the box that a fit stays in, and the part of it where starts are drawn.
-
-    Touching the box is reported in the certificate, never silently accepted.
-    """
-
-    name: str
-    bounds: tuple[float, float] = (0.01, 4.0)
-    starts: tuple[float, float] = (0.02, 2.0)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Form:
-    """A law L(x) = sum_k c_k exp(g_k(s, log x)).
-
-    Attributes:
-        name: how the command line calls it.
-        formula: the law in one line of text.
-        mathtext: the same for a figure's title, with a {field} for every parameter.
-        columns: table columns it reads.
-        coefficients: names of the c_k, in the order of the terms; positive.
-        shapes: the shape parameters s.
-        units: unit of each parameter, in words.
-        source: paper and equation.
-        log_basis: (shapes by name, log columns by name) -> the g_k in order, broadcastable. Plain
-            arithmetic, so that it runs under numpy and jax alike.
-        optimum: (params, flops) -> {"n": ..., "d": ...}, the compute-optimal columns where C = 6 N D.
-    """
-
-    name: str
-    formula: str
-    mathtext: str
-    columns: tuple[str, ...]
-    coefficients: tuple[str, ...]
-    shapes: tuple[Shape, ...]
-    units: Mapping[str, str]
-    source: str
-    log_basis: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, ...]]
-    optimum: Callable[[Params, Any], dict[str, Any]]
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        """Names of all parameters: coefficients, then shapes."""
-        return self.coefficients + tuple(shape.name for shape in self.shapes)
-
-    def predict(self, params: Params, columns: Columns) -> Any:
-        """Loss under physical parameters at columns; broadcasts parameters against columns."""
-        logs = {name: np.log(np.asarray(columns[name], float)) for name in self.columns}
-        terms = self.log_basis({shape.name: np.asarray(params[shape.name]) for shape in self.shapes}, logs)
-        return sum(params[c] * np.exp(term) for c, term in zip(self.coefficients, terms, strict=True))
-
-    def coordinates(self, params: Params, centre: Mapping[str, float]) -> np.ndarray:
-        """Physical parameters as unconstrained fitting coordinates, (..., P).
-
-        A coefficient becomes the log of its term at the table's centre, relative to the typical loss there
-        (centre["loss"]): log c_k + g_k(s, centre) - log loss. This removes the ridge between a coefficient and
-        its exponent (log A and alpha are almost collinear at N of 1e9 and almost orthogonal at N / centre).
-        """
-        offsets = self._offsets(params, centre)
-        coefficients = [np.log(params[c]) + offset for c, offset in zip(self.coefficients, offsets, strict=True)]
-        return np.stack(np.broadcast_arrays(*coefficients, *(params[s.name] for s in self.shapes)), -1)
-
-    def physical(self, theta_P: np.ndarray, centre: Mapping[str, float]) -> dict[str, Any]:
-        """Inverse of `coordinates`: parameters by name from (..., P)."""
-        params = {s.name: theta_P[..., len(self.coefficients) + i] for i, s in enumerate(self.shapes)}
-        offsets = self._offsets(params, centre)
-        values = {
-            c: np.exp(theta_P[..., i] - offset)
-            for i, (c, offset) in enumerate(zip(self.coefficients, offsets, strict=True))
-        }
-        return values | params
-
-    def _offsets(self, params: Params, centre: Mapping[str, float]) -> list[Any]:
-        logs = {name: np.log(centre[name]) for name in self.columns}
-        basis = self.log_basis({s.name: np.asarray(params[s.name]) for s in self.shapes}, logs)
-        return [g - np.log(centre["loss"]) for g in basis]
-
-
-def _chinchilla_basis(s: Mapping[str, Any], x: Mapping[str, Any]) -> tuple[Any, ...]:
+def _chinchilla_basis(s: _Values, x: _Values) -> tuple[Any, ...]:
     return 0.0, -s["alpha"] * x["n"], -s["beta"] * x["d"]
 
 
-def _chinchilla_optimum(params: Params, flops: Any) -> dict[str, Any]:
-    """N = G (C/6)^a, D = (C/6)^(1-a) / G, G = (alpha A / beta B)^(1/(alpha+beta)), a = beta/(alpha+beta)."""
+def chinchilla_optimum(params: Params, flops: Any) -> dict[str, Any]:
+    """The compute-optimal columns under chinchilla's form where C = 6 N D.
+
+    N = G (C/6)^a, D = (C/6)^(1-a) / G, G = (alpha A / beta B)^(1/(alpha+beta)), a = beta/(alpha+beta)
+    (Hoffmann et al. 2022, equation 4).
+    """
     alpha, beta = params["alpha"], params["beta"]
     scale = (alpha * params["A"] / (beta * params["B"])) ** (1 / (alpha + beta))
     n = scale * (flops / 6) ** (beta / (alpha + beta))
     return {"n": n, "d": flops / 6 / n}
 
+
+_UNITS: dict[str, str] = {
+    "E": "loss",
+    "A": "loss * parameters^alpha",
+    "B": "loss * tokens^beta",
+    "alpha": "1",
+    "beta": "1",
+}
 
 CHINCHILLA = Form(
     name="chinchilla",
@@ -114,10 +48,210 @@ CHINCHILLA = Form(
     columns=("n", "d"),
     coefficients=("E", "A", "B"),
     shapes=(Shape("alpha"), Shape("beta")),
-    units={"E": "loss", "A": "loss * parameters^alpha", "B": "loss * tokens^beta", "alpha": "1", "beta": "1"},
-    source="Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3 equation 2; optimum: equation 4",
+    units=_UNITS,
+    source="Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3 equation 2; optimum: equation 4; MiniCPM uses it too",
     log_basis=_chinchilla_basis,
-    optimum=_chinchilla_optimum,
+    optimum=chinchilla_optimum,
 )
 
-FORMS = {form.name: form for form in (CHINCHILLA,)}
+
+def _together(power: Any, a: Any, b: Any) -> Any:
+    """Log of (e^(a/power) + e^(b/power))^power."""
+    return power * logaddexp(a / power, b / power)
+
+
+def _kaplan_combine(s: _Values, terms: Sequence[Any]) -> Any:
+    return _together(s["beta"], *terms)
+
+
+KAPLAN = Form(
+    name="kaplan",
+    formula="L = ((A / N^alpha)^(1/beta) + (B / D^beta)^(1/beta))^beta",
+    mathtext=r"$L = (({A} / N^{{{alpha}}})^{{1/\beta}} + {B}^{{1/\beta}} / D)^{{\beta}}$, $\beta = {beta}$",
+    columns=("n", "d"),
+    coefficients=("A", "B"),
+    shapes=(Shape("alpha", starts=(0.02, 1.0)), Shape("beta", bounds=(0.02, 4.0), starts=(0.03, 1.0))),
+    units={name: _UNITS[name] for name in ("A", "B", "alpha", "beta")},
+    source="Kaplan et al. 2020 (arXiv 2001.08361), equation 1.5, with alpha = alpha_N, beta = alpha_D, "
+    "N_c = A^(1/alpha) and D_c = B^(1/beta); it has no irreducible loss",
+    log_basis=lambda s, x: (-s["alpha"] * x["n"], -s["beta"] * x["d"]),
+    combine=_kaplan_combine,
+)
+
+COMPUTE = Form(
+    name="compute",
+    formula="L = E + A / C^alpha",
+    mathtext="$L = {E} + {A} / C^{{{alpha}}}$",
+    columns=("flops",),
+    coefficients=("E", "A"),
+    shapes=(Shape("alpha", bounds=(0.005, 4.0), starts=(0.01, 1.0)),),
+    units={"E": "loss", "A": "loss * FLOPs^alpha", "alpha": "1"},
+    source="Henighan et al. 2020 (arXiv 2010.14701): L(C) along the compute-optimal frontier, with an offset",
+    log_basis=lambda s, x: (0.0, -s["alpha"] * x["flops"]),
+)
+
+
+def _effective(log_x: Any, log_unique: Any, r: Any) -> Any:
+    """Log of U + U r (1 - exp(-(X/U - 1) / r)): what X is worth of which only U is new."""
+    repeats = expm1(maximum(log_x - log_unique, 0.0))
+    return log_unique + log1p(-r * expm1(-repeats / r))
+
+
+def _data_constrained_basis(s: _Values, x: _Values) -> tuple[Any, ...]:
+    n, d = _effective(x["n"], x["n_unique"], s["r_n"]), _effective(x["d"], x["d_unique"], s["r_d"])
+    return 0.0, -s["alpha"] * n, -s["beta"] * d
+
+
+DATA_CONSTRAINED = Form(
+    name="data_constrained",
+    formula="L = E + A / N'^alpha + B / D'^beta, X' = U + U r (1 - exp(-(X/U - 1) / r))",
+    mathtext="$L = {E} + {A} / N'^{{{alpha}}} + {B} / D'^{{{beta}}}$, $R^*_N = {r_n}$, $R^*_D = {r_d}$",
+    columns=("n", "d", "n_unique", "d_unique"),
+    coefficients=("E", "A", "B"),
+    shapes=(
+        Shape("alpha"),
+        Shape("beta"),
+        Shape("r_n", bounds=(0.05, 500.0), starts=(1.0, 30.0)),
+        Shape("r_d", bounds=(0.05, 500.0), starts=(1.0, 30.0)),
+    ),
+    units=_UNITS | {"r_n": "repetitions", "r_d": "repetitions (epochs beyond the first)"},
+    source="Muennighoff et al. 2023 (arXiv 2305.16264), equation 6; n_unique = U_N, the size that would be "
+    "compute-optimal for the unique tokens U_D, and at most N: `scaling.laws.repetition` adds it",
+    log_basis=_data_constrained_basis,
+)
+
+
+def _overtraining_basis(s: _Values, x: _Values) -> tuple[Any, ...]:
+    m, c = x["d"] - x["n"], np.log(6.0) + x["n"] + x["d"]
+    return 0.0, s["eta"] * (m - c), -s["eta"] * (m + c)
+
+
+OVERTRAINING = Form(
+    name="overtraining",
+    formula="L = E + (a M^eta + b M^-eta) C^-eta, M = D/N, C = 6 N D",
+    mathtext=r"$L = {E} + ({a}\, M^{{{eta}}} + {b}\, M^{{-{eta}}})\, C^{{-{eta}}}$",
+    columns=("n", "d"),
+    coefficients=("E", "a", "b"),
+    shapes=(Shape("eta", bounds=(0.005, 2.0), starts=(0.01, 1.0)),),
+    units={"E": "loss", "a": "loss * FLOPs^eta", "b": "loss * FLOPs^eta", "eta": "1"},
+    source="Gadre et al. 2024 (arXiv 2403.08540), equation 4: chinchilla's form with alpha = beta = 2 eta",
+    log_basis=_overtraining_basis,
+)
+
+
+def _precision_basis(s: _Values, x: _Values) -> tuple[Any, ...]:
+    kept = sum(log(-expm1(-exp(x[f"p_{part}"]) / s[f"gamma_{part}"])) for part in ("w", "a", "kv"))
+    return 0.0, -s["alpha"] * (x["n"] + kept), -s["beta"] * x["d"]
+
+
+def _precision_ptq_basis(s: _Values, x: _Values) -> tuple[Any, ...]:
+    lost = s["gamma_d"] * x["d"] - s["gamma_n"] * x["n"] - exp(x["p_post"]) / s["gamma_post"]
+    return *_precision_basis(s, x), lost
+
+
+_BITS = tuple(Shape(f"gamma_{part}", bounds=(0.05, 20.0), starts=(0.3, 5.0)) for part in ("w", "a", "kv"))
+
+PRECISION = Form(
+    name="precision",
+    formula="L = E + A / (N f_w f_a f_kv)^alpha + B / D^beta, f_x = 1 - exp(-P_x / gamma_x)",
+    mathtext="$L = {E} + {A} / N_\\mathrm{{eff}}^{{{alpha}}} + {B} / D^{{{beta}}}$, "
+    "$\\gamma_{{w,a,kv}} = {gamma_w}, {gamma_a}, {gamma_kv}$",
+    columns=("n", "d", "p_w", "p_a", "p_kv"),
+    coefficients=("E", "A", "B"),
+    shapes=(Shape("alpha"), Shape("beta"), *_BITS),
+    units=_UNITS | {shape.name: "bits" for shape in _BITS},
+    source="Kumar et al. 2024 (arXiv 2411.04330): bits of weights, activations and the KV cache in training",
+    log_basis=_precision_basis,
+)
+
+PRECISION_PTQ = Form(
+    name="precision_ptq",
+    formula=f"{PRECISION.formula.split(',')[0]} + C (D^gamma_d / N^gamma_n) exp(-P_post / gamma_post)",
+    mathtext="$L = {E} + {A} / N_\\mathrm{{eff}}^{{{alpha}}} + {B} / D^{{{beta}}} + {C}\\, D^{{{gamma_d}}} / "
+    "N^{{{gamma_n}}}\\, e^{{-P_\\mathrm{{post}} / {gamma_post}}}$, $\\gamma_{{w,a,kv}} = {gamma_w}, {gamma_a}, {gamma_kv}$",
+    columns=(*PRECISION.columns, "p_post"),
+    coefficients=("E", "A", "B", "C"),
+    shapes=(
+        *PRECISION.shapes,
+        Shape("gamma_d"),
+        Shape("gamma_n"),
+        Shape("gamma_post", bounds=(0.05, 20.0), starts=(0.3, 3.0)),
+    ),
+    units=PRECISION.units
+    | {"C": "loss * parameters^gamma_n / tokens^gamma_d", "gamma_d": "1", "gamma_n": "1", "gamma_post": "bits"},
+    source=f"{PRECISION.source}, and bits of weights after post-training quantisation (1000 where there was none)",
+    log_basis=_precision_ptq_basis,
+    reference={"p_post": 4.0},  # at the mean of columns that say "none" the term would be nothing
+)
+
+COUPLED = Form(
+    name="coupled",
+    formula="L = E + ((A / N^alpha)^(1/gamma) + (B / D^beta)^(1/gamma))^gamma",
+    mathtext=r"$L = {E} + (({A} / N^{{{alpha}}})^{{1/\gamma}} + ({B} / D^{{{beta}}})^{{1/\gamma}})^{{\gamma}}$, "
+    r"$\gamma = {gamma}$",
+    columns=("n", "d"),
+    coefficients=("E", "A", "B"),
+    shapes=(Shape("alpha"), Shape("beta"), Shape("gamma", bounds=(0.05, 5.0), starts=(0.3, 2.0))),
+    units=_UNITS | {"gamma": "1"},
+    source="Beck et al. 2025 (arXiv 2510.02228) and earlier: (A' / N^a + B' / D^b)^gamma with a = alpha / gamma and "
+    "A' = A^(1/gamma); gamma = 1 is chinchilla's form, and with E = 0 and gamma = beta it is Kaplan's",
+    log_basis=_chinchilla_basis,
+    combine=lambda s, terms: logaddexp(terms[0], _together(s["gamma"], *terms[1:])),
+)
+
+WIDTH_DEPTH = Form(
+    name="width_depth",
+    formula="L = E + A / width^alpha + G / depth^gamma + B / D^beta",
+    mathtext="$L = {E} + {A} / w^{{{alpha}}} + {G} / l^{{{gamma}}} + {B} / D^{{{beta}}}$",
+    columns=("width", "depth", "d"),
+    coefficients=("E", "A", "G", "B"),
+    shapes=(Shape("alpha"), Shape("gamma"), Shape("beta")),
+    units={
+        "E": "loss",
+        "A": "loss * width^alpha",
+        "G": "loss * layers^gamma",
+        "B": "loss * tokens^beta",
+        "alpha": "1",
+        "gamma": "1",
+        "beta": "1",
+    },
+    source="McLeish et al. 2025 (Gemstones, arXiv 2502.06857): width and depth as axes of their own",
+    log_basis=lambda s, x: (0.0, -s["alpha"] * x["width"], -s["gamma"] * x["depth"], -s["beta"] * x["d"]),
+)
+
+
+def _accuracy_basis(s: _Values, x: _Values) -> tuple[Any, ...]:
+    return 0.0, -logaddexp(0.0, s["slope"] * (exp(x["task_loss"]) - s["midpoint"]))
+
+
+ACCURACY = Form(
+    name="accuracy",
+    formula="accuracy = chance + gain / (1 + exp(slope (task_loss - midpoint)))",
+    mathtext=r"accuracy $= {chance} + {gain} / (1 + e^{{{slope}\,(L - {midpoint})}})$",
+    columns=("task_loss",),
+    coefficients=("chance", "gain"),
+    shapes=(
+        Shape("slope", bounds=(0.01, 100.0), starts=(0.5, 15.0)),
+        Shape("midpoint", bounds=(0.0, 20.0), starts=(0.1, 5.0)),
+    ),
+    units={"chance": "accuracy", "gain": "accuracy", "slope": "1 / loss", "midpoint": "loss"},
+    source="ModelTunnel v2 (MiniCPM4, arXiv 2506.07900, section 2.3.1): accuracy of a task from the loss on its "
+    "reference answers; the loss column holds accuracies",
+    log_basis=_accuracy_basis,
+)
+
+FORMS = {
+    form.name: form
+    for form in (
+        CHINCHILLA,
+        KAPLAN,
+        COMPUTE,
+        DATA_CONSTRAINED,
+        OVERTRAINING,
+        PRECISION,
+        PRECISION_PTQ,
+        COUPLED,
+        WIDTH_DEPTH,
+        ACCURACY,
+    )
+}

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from scaling.laws import fit as fitting
-from scaling.laws import solver
-from scaling.laws.forms import Columns
+from scaling.laws import intervals, solver
+from scaling.laws.derivatives import Points
+from scaling.laws.form import Columns, Form
+from scaling.laws.intervals import Interval
 
 MANY_CLUSTERS = 30  # from here on clusters may be resampled: a replicate without a size becomes improbable
 INDICATIVE_BELOW = 8  # clusters; with fewer, no bootstrap's coverage can be trusted
@@ -20,13 +21,6 @@ LEAST_FREEDOM = 0.02  # share of a residual that the fit must have left over for
 WEBB = np.sqrt([1.5, 1.0, 0.5, 0.5, 1.0, 1.5]) * np.array([-1, -1, -1, 1, 1, 1])
 
 Method = Literal["auto", "wild", "resample"]
-
-
-class Interval(NamedTuple):
-    """Lower and upper end, floats or arrays."""
-
-    low: Any
-    high: Any
 
 
 class Audit(NamedTuple):
@@ -80,16 +74,34 @@ class Bootstrap:
         """What has to be said behind the level of any of its intervals, or ""."""
         return f", indicative ({self.clusters} clusters)" if self.indicative else ""
 
-    def interval(self, values_R: Any) -> Interval:
-        """Percentile interval of a quantity computed from the replicates (replicates on the first axis).
+    @property
+    def form(self) -> Form:
+        """The form."""
+        return self.fit.form
 
-        Percentiles carry over to any monotone function of a parameter. They are taken at a wider level that
-        makes up for normal quantiles being narrower than Student's with G - 1 degrees of freedom (Hesterberg
-        2015, "What teachers should know about the bootstrap", section 4.3: expanded percentile interval).
-        """
-        tail = (1 - self.level) / 2
-        wider = float(special.ndtr(special.stdtrit(max(self.clusters - 1, 1), tail)))
-        return Interval(*np.quantile(np.asarray(values_R), [wider, 1 - wider], axis=0))
+    @property
+    def estimate(self) -> Mapping[str, float]:
+        """Parameters of the fit itself."""
+        return self.fit.params
+
+    @property
+    def replicates(self) -> Mapping[str, np.ndarray]:
+        """Parameters of the replicates, (R,) each."""
+        return self.params
+
+    @property
+    def identified(self) -> bool:
+        """Whether the points determine every parameter."""
+        return self.fit.certificate.identified
+
+    @property
+    def largest_budget(self) -> float:
+        """Largest 6 N D among the points."""
+        return float(self.fit.table.budgets.max())
+
+    def interval(self, values_R: Any) -> Interval:
+        """Interval of a quantity computed from the replicates (replicates on the first axis)."""
+        return intervals.expanded_percentiles(values_R, self.level, self.clusters)
 
     def param_intervals(self) -> dict[str, Interval]:
         """Interval of every parameter."""
@@ -101,17 +113,9 @@ class Bootstrap:
         return np.asarray(self.fit.form.predict(params, {k: np.atleast_1d(v) for k, v in columns.items()}))
 
     def prediction_interval(self, columns: Columns, *, seed: int = 0) -> Interval:
-        """Interval for the loss of a new run at columns (points,): the law's uncertainty and one point's noise.
-
-        Noise is drawn from the residuals, scaled by sqrt(N / (N - P)) for the P parameters that they were fitted
-        with (Davison and Hinkley 1997, "Bootstrap methods and their application", section 6.3.3); the residuals
-        that replicates are made of are larger, because they hold the law's own uncertainty, and would count it twice.
-        """
-        loss_RM = self.predict(columns)
-        points, params = len(self.fit.residuals), len(self.fit.theta)
-        pool = self.fit.residuals * np.sqrt(points / max(points - params, 1))
-        rng = np.random.default_rng(seed)
-        return self.interval(loss_RM * np.exp(rng.choice(pool, loss_RM.shape)))
+        """Interval for the loss of a new run at columns (points,): the law's uncertainty and one point's noise."""
+        pool_N = intervals.scaled_residuals(self.fit.residuals, len(self.fit.theta))
+        return self.interval(intervals.with_noise(self.predict(columns), pool_N, seed))
 
 
 def bootstrap(
@@ -195,9 +199,7 @@ def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
     return corrected_N
 
 
-def _audit(
-    fit: fitting.Fit, data: solver.Points, value_R: np.ndarray, count: int, seed: int, starts: int = 16
-) -> Audit:
+def _audit(fit: fitting.Fit, data: Points, value_R: np.ndarray, count: int, seed: int, starts: int = 16) -> Audit:
     """Fits the first `count` replicates from many starts each (starts drawn for the original table)."""
     if count == 0:
         return Audit(0, 0)

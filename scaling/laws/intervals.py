@@ -1,0 +1,80 @@
+"""Intervals from bootstrap replicates: one rule for the process that fitted and for a law read from a file."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from scipy import special
+
+from scaling.laws.form import Form
+
+
+class Interval(NamedTuple):
+    """Lower and upper end, floats or arrays."""
+
+    low: Any
+    high: Any
+
+
+class ReplicatedLaw(Protocol):
+    """A law and its bootstrap replicates: what an allocation needs, from a fit of this process or from a file."""
+
+    @property
+    def form(self) -> Form:
+        """The form."""
+
+    @property
+    def estimate(self) -> Mapping[str, float]:
+        """Parameters of the fit by name."""
+
+    @property
+    def replicates(self) -> Mapping[str, np.ndarray]:
+        """Parameters of the replicates by name, (R,) each."""
+
+    @property
+    def identified(self) -> bool:
+        """Whether the points determine every parameter."""
+
+    @property
+    def indicative(self) -> bool:
+        """Whether there are too few clusters for the level to be taken at its word."""
+
+    @property
+    def largest_budget(self) -> float:
+        """Largest 6 N D among the points fitted."""
+
+    def interval(self, values_R: Any) -> Interval:
+        """Interval of a quantity computed from the replicates (replicates on the first axis)."""
+
+
+def expanded_percentiles(values_R: Any, level: float, clusters: int) -> Interval:
+    """Percentile interval of a quantity computed from replicates (replicates on the first axis).
+
+    Percentiles carry over to any monotone function of a parameter. They are taken at a wider level that makes
+    up for normal quantiles being narrower than Student's with G - 1 degrees of freedom (Hesterberg 2015, "What
+    teachers should know about the bootstrap", section 4.3: expanded percentile interval).
+
+    Args:
+        values_R: (R, ...).
+        level: nominal coverage.
+        clusters: G, that were drawn together.
+    """
+    tail = (1 - level) / 2
+    wider = float(special.ndtr(special.stdtrit(max(clusters - 1, 1), tail)))
+    return Interval(*np.quantile(np.asarray(values_R), [wider, 1 - wider], axis=0))
+
+
+def scaled_residuals(residuals_N: np.ndarray, params: int) -> np.ndarray:
+    """Residuals r scaled to the size of errors, r sqrt(N / (N - P)): what a new point's noise is drawn from.
+
+    Davison and Hinkley 1997, "Bootstrap methods and their application", section 6.3.3. The residuals that
+    replicates are made of are larger, because they hold the law's own uncertainty, and would count it twice.
+    """
+    points = len(residuals_N)
+    return np.asarray(residuals_N * np.sqrt(points / max(points - params, 1)))
+
+
+def with_noise(loss_RM: np.ndarray, pool_N: np.ndarray, seed: int) -> np.ndarray:
+    """Losses of new runs: every replicate's prediction times the exponential of a residual drawn from the pool."""
+    noise_RM = np.random.default_rng(seed).choice(pool_N, loss_RM.shape)
+    return np.asarray(loss_RM * np.exp(noise_RM))

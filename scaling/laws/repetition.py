@@ -1,0 +1,140 @@
+"""Training on repeated data: what epochs beyond the first, and parameters beyond the data's own optimum, are worth.
+
+The law is Chinchilla's with effective sizes in place of N and D. Of x = u (1 + R), the first u count in full, and
+what comes after with a value that decays by 1/e every r repetitions:
+
+    x_eff = u + u r (1 - exp(-R / r)),    R = x / u - 1.
+
+For tokens u = U_D, the unique ones seen; for parameters u = U_N, the compute-optimal count for U_D tokens. The paper
+fits in two steps: the base law on runs of a single epoch, then r_N and r_D on all runs with the base held fixed.
+
+Source: Muennighoff et al. 2023 (arXiv 2305.16264), equations 5 to 7, 16 and 17.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.forms import CHINCHILLA, Params, chinchilla_optimum
+from scaling.laws.table import Table
+
+
+def effective(x: Any, unique: Any, r: Any) -> Any:
+    """What x units are worth of which `unique` are distinct, in distinct units; x itself where x <= unique.
+
+    Args:
+        x: units used: tokens trained on, or parameters.
+        unique: distinct ones: unique tokens, or the parameters that they are compute-optimal for.
+        r: decay constant in repetitions, the paper's R*; the most x can be worth is unique (1 + r).
+
+    Source: equations 5 and 6.
+    """
+    used = np.minimum(x, unique)
+    return used * (1 - r * np.expm1(-(x / used - 1) / r))
+
+
+def equivalent_tokens(d: Any, d_unique: Any, r_d: Any) -> Any:
+    """Unique tokens that D tokens over `d_unique` unique ones are worth to the loss.
+
+    Args:
+        d: tokens trained on; d / d_unique is the number of epochs.
+        d_unique: unique tokens there are.
+        r_d: decay constant of data, R*_D; 15.39 on C4.
+    """
+    return effective(d, d_unique, r_d)
+
+
+def marginal_value(epochs: Any, r_d: Any) -> Any:
+    """What one more token is worth after so many epochs, relative to a new one: exp(-(epochs - 1) / r_d)."""
+    return np.exp(-np.maximum(epochs - 1, 0) / r_d)
+
+
+def optimal_parameters(base: Params, d: Any) -> Any:
+    """The parameters for which D unique tokens are compute-optimal, N = G (G D)^(beta / alpha).
+
+    Args:
+        base: E, A, B, alpha, beta of the base law.
+        d: tokens.
+
+    Source: from equation 4 of Hoffmann et al. 2022, C eliminated; used in equation 7 of Muennighoff et al.
+    """
+    alpha, beta = base["alpha"], base["beta"]
+    scale = (alpha * base["A"] / (beta * base["B"])) ** (1 / (alpha + beta))
+    return scale * (scale * d) ** (beta / alpha)
+
+
+def unique_sizes(n: Any, d: Any, d_unique: Any, base: Params) -> dict[str, Any]:
+    """The sizes that repetition is counted from, {"n_unique", "d_unique"}: min(D, U_D), min(N, N_opt of that).
+
+    Args:
+        n, d: parameters and tokens of a run.
+        d_unique: unique tokens there are, D or less of which a run sees.
+        base: E, A, B, alpha, beta of the base law.
+    """
+    seen = np.minimum(d, d_unique)
+    return {"n_unique": np.minimum(n, optimal_parameters(base, seen)), "d_unique": seen}
+
+
+def loss(params: Params, n: Any, d: Any, d_unique: Any) -> Any:
+    """Loss after training N parameters on D tokens of which `d_unique` are distinct; broadcasts.
+
+    Args:
+        params: E, A, B, alpha, beta, r_n, r_d.
+        n, d: parameters and tokens.
+        d_unique: unique tokens there are.
+
+    Source: equation 7 (constants for C4: equation 17).
+    """
+    unique = unique_sizes(n, d, d_unique, params)
+    sizes = {
+        "n": effective(n, unique["n_unique"], params["r_n"]),
+        "d": effective(d, unique["d_unique"], params["r_d"]),
+    }
+    return CHINCHILLA.predict(params, sizes)
+
+
+def optimum(params: Params, flops: float, d_unique: float) -> dict[str, float]:
+    """Compute-optimal {"n", "d"} of a budget C = 6 N D when there are only so many unique tokens.
+
+    With more data than the base law would use, that is its own optimum. With less, extra compute goes into epochs
+    sooner than into parameters where r_d > r_n. There is no closed form: a search over log N, finer in each round.
+
+    Args:
+        params: E, A, B, alpha, beta, r_n, r_d.
+        flops: the budget.
+        d_unique: unique tokens there are.
+    """
+    centre, width = np.log(chinchilla_optimum(params, flops)["n"]), np.log(1e4)
+    for _ in range(6):
+        logs = np.linspace(centre - width, centre + width, 201)
+        n = np.exp(logs)
+        centre, width = logs[np.argmin(loss(params, n, flops / (6 * n), d_unique))], width / 50
+    return {"n": float(np.exp(centre)), "d": float(flops / (6 * np.exp(centre)))}
+
+
+def with_unique(points: Table, base: Params, unique: Any = None) -> Table:
+    """The table with the columns `n_unique` and `d_unique` that the data-constrained form reads.
+
+    Args:
+        points: the runs.
+        base: E, A, B, alpha, beta, fitted on the runs of a single epoch.
+        unique: unique tokens there were, one number or one per point; the table's column `d_unique` if not given.
+
+    Raises:
+        UserError: neither `unique` nor such a column, or counts that are not positive.
+    """
+    if unique is None:
+        unique = points.columns.get("d_unique")
+    if unique is None:
+        raise UserError("no column 'd_unique' and no unique token count: say how many distinct tokens the runs had")
+    available = np.broadcast_to(np.asarray(unique, float), points.loss.shape)
+    bad = np.flatnonzero(~(np.isfinite(available) & (available > 0)))
+    if len(bad):
+        raise UserError(f"unique tokens of point {bad[0]} are {available[bad[0]]}: a positive number is needed")
+    columns = dict(points.columns) | unique_sizes(points.columns["n"], points.columns["d"], available, base)
+    notes = dict(points.conventions) | {
+        "d_unique": "distinct tokens seen, min(D, U_D)",
+        "n_unique": "parameters that d_unique tokens are compute-optimal for under the base law, at most N",
+    }
+    return Table(columns, points.loss, points.cluster, notes)
