@@ -1,77 +1,112 @@
-"""The law of anybody's runs: one file of points in, tables, fit.json and figures out."""
+"""The law of anybody's runs: one file of points in; tables, fit.json and figures out."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from analysis import show_law
 from scaling.errors import UserError
-from scaling.laws import holdout, report, table
+from scaling.laws import conventions, holdout, reading, report, report_json, table
+from scaling.laws.form import Form
 from scaling.laws.forms import FORMS
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file of points and how to read it.
+
+    Attributes:
+        path: .csv, .tsv, .jsonl, .json or .parquet, one row per point.
+        columns, where, units, duplicates: as in `table.read_table`.
+    """
+
+    path: Path
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    where: str = ""
+    units: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    duplicates: table.Duplicates = "refuse"
+
+    def points(self, form: Form) -> table.Table:
+        """The points as a form reads them."""
+        return table.read_table(
+            self.path,
+            form=form,
+            columns=self.columns,
+            where=self.where,
+            units=self.units,
+            duplicates=self.duplicates,
+        )
+
+    def alternatives(self, form: Form) -> list[conventions.Alternative]:
+        """The same points under every convention of N and C that the file holds."""
+        frame: pd.DataFrame = reading.read_frame(self.path)
+        if self.where:
+            frame = reading.keep_where(frame, self.where)
+        return conventions.alternatives(frame, form, self.columns, self.units, self.duplicates)
+
+
+def form_named(name: str) -> Form:
+    """A form by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in FORMS:
+        raise UserError(f"form {name!r}: one of {', '.join(FORMS)}")
+    return FORMS[name]
+
+
 def fit_table(
-    path: Path | str,
+    source: Source,
+    form: Form,
     *,
-    n: str = "",
-    d: str = "",
-    loss: str = "",
-    flops: str = "",
-    cluster: str = "",
-    where: str = "",
-    form: str = "chinchilla",
     by: holdout.By = "largest_n",
     budgets: Sequence[float] = (),
-    bytes_per_token: float | None = None,
-    replicates: int = 1000,
-    seed: int = 0,
-    out_dir: Path | str | None = None,
+    figures: bool = True,
+    out_dir: Path | None = None,
     console: Console | None = None,
+    **options: Any,
 ) -> report.Report:
     """Fits a law to a file of points, prints what it says, and writes fit.json and figures.
 
     Args:
-        path: .csv, .jsonl or .parquet, one row per point.
-        n, d, loss, flops, cluster: column names; an empty one is guessed, and the guess is printed.
-        where: keep rows for which this pandas expression holds.
-        form: a name of `scaling.laws.forms.FORMS`.
-        by: what the held-out check leaves out.
+        source: the file.
+        form: the law's form.
+        by: which held-out check is shown in detail.
         budgets: FLOPs C = 6 N D to allocate; by default 1, 10 and 100 times the largest run.
-        bytes_per_token: of the file's tokens.
-        replicates: of the bootstrap, at least 100.
-        seed: of starts and replicates.
+        figures: whether to draw.
         out_dir: where fit.json and the figures go; by default, for runs.csv, runs-law beside it.
         console: where to print; the terminal by default.
+        options: further arguments of `report.analyse`.
 
     Raises:
         UserError: bad file, columns, values, design or arguments.
     """
-    if form not in FORMS:
-        raise UserError(f"form {form!r}: one of {', '.join(FORMS)}")
     console = console or Console()
-    points = table.read_table(path, n=n, d=d, loss=loss, flops=flops, cluster=cluster, where=where)
-    found = report.analyse(
-        points,
-        FORMS[form],
-        by=by,
-        budgets=budgets,
-        bytes_per_token=bytes_per_token,
-        replicates=replicates,
-        seed=seed,
-    )
+    points = source.points(form)
+    console.print(f"Fitting {form.formula} to {len(points)} points of {source.path}")
+    alternatives = source.alternatives(form) if set(form.columns) == {"n", "d"} else []
+    found = report.analyse(points, form, by=by, budgets=budgets, alternatives=alternatives, **options)
     show_law.show(found, console)
     # Not the bare stem: runs.csv beside a store of runs would write into the store.
-    folder = Path(path).with_name(f"{Path(path).stem}-law") if out_dir is None else Path(out_dir)
-    write(found, folder)
-    console.print(f"Written to {folder}: fit.json, points_and_law and optimal_ratio as .png and .pdf")
+    folder = source.path.with_name(f"{source.path.stem}-law") if out_dir is None else out_dir
+    drawn = write(found, folder, figures=figures)
+    console.print(f"Written to {folder}: fit.json" + (f" and as .png and .pdf {', '.join(drawn)}" if drawn else ""))
     return found
 
 
-def write(found: report.Report, folder: Path) -> None:
-    """Writes fit.json and the figures of a report, each file whole or not at all."""
+def write(found: report.Report, folder: Path, *, figures: bool = True) -> list[str]:
+    """Writes fit.json and the figures of a report, each file whole or not at all; returns the figures' names."""
+    report_json.write(found, folder / "fit.json")
+    if not figures:
+        return []
     from analysis import plots  # matplotlib takes half a second, and whoever only reads numbers need not wait
 
-    report.write(found, folder / "fit.json")
-    plots.save(plots.points_and_law(found), folder / "points_and_law")
-    plots.save(plots.optimal_ratio(found), folder / "optimal_ratio")
+    drawn = plots.of_report(found)
+    for name, figure in drawn.items():
+        plots.save(figure, folder / name)
+    return list(drawn)

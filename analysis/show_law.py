@@ -5,8 +5,10 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 
+from analysis.numbers import quantity
 from scaling.laws import allocation, holdout, published
-from scaling.laws.report import Report
+from scaling.laws.allocation import Allocation
+from scaling.laws.report import NO_BUDGET, Report
 
 
 def show(report: Report, console: Console) -> None:
@@ -21,9 +23,10 @@ def _parts(report: Report) -> list[RenderableType]:
         f"[bold]Points[/]  {len(fitted.table)} used. {columns}",
         _law(report),
         _certificate(report),
+        *([report.lack_of_fit.floor.words(), report.lack_of_fit.words()] if report.lack_of_fit else []),
         _heldout(report),
-        _answer(report),
-        *_conversions(report),
+        *([_answer(report), *_conversions(report), _approaches(report)] if report.allocations else [NO_BUDGET]),
+        *([_sensitivity(report)] if report.sensitivity else []),
     ]
 
 
@@ -33,9 +36,11 @@ def _law(report: Report) -> RenderableType:
     for heading in ("parameter", "value", replicated.label):
         grid.add_column(heading, justify="left" if heading == "parameter" else "right")
     for name, (low, high) in replicated.param_intervals().items():
-        grid.add_row(name, f"{report.fit.params[name]:.5g}", f"{low:.4g} to {high:.4g}")
-    a, (low, high) = allocation.exponent(replicated)
-    grid.add_row("a (N_opt ~ C^a)", f"{a:.4f}", f"{low:.3f} to {high:.3f}")
+        spread = "held" if name in report.fit.form.held else f"{low:.4g} to {high:.4g}"
+        grid.add_row(name, f"{report.fit.params[name]:.5g}", spread)
+    if report.allocations:
+        a, (low, high) = allocation.exponent(replicated)
+        grid.add_row("a (N_opt ~ C^a)", f"{a:.4f}", f"{low:.3f} to {high:.3f}")
     return grid
 
 
@@ -58,26 +63,35 @@ def _certificate(report: Report) -> RenderableType:
 
 
 def _heldout(report: Report) -> RenderableType:
-    held = report.holdout
-    if held is None:
-        return f"[bold]Held out[/]  [yellow]no check: {report.holdout_problem}[/]"
-    return (
-        f"[bold]Held out[/]  {holdout.HELDOUT_NAMES[held.by]}: {len(held.heldout)} points predicted from "
-        f"{len(held.fit.table)}, mean error {held.mean_error:.2%}, largest "
-        f"{np.max(np.abs(held.relative_error)):.2%}; {held.covered.sum()} of {len(held.heldout)} inside the "
-        f"{held.bootstrap.level:.0%} prediction interval{held.bootstrap.caveat}"
+    lines = [_check(check, by, report.by) for by, check in report.holdouts.items()]
+    found = report.error_against_compute
+    if not isinstance(found, str):
+        steps = [f"{row.check.mean_error:.2%} from {row.spent:.2g}" for row in found.rows]
+        lines.append(f"  error of the {holdout.HELDOUT_NAMES[found.by]} by FLOPs fitted on: {', '.join(steps)}")
+    return "\n".join(["[bold]Held out[/]", *lines])
+
+
+def _check(held: holdout.Holdout | str, by: holdout.By, asked: holdout.By) -> str:
+    name = holdout.HELDOUT_NAMES[by]
+    if isinstance(held, str):
+        return f"  [yellow]{name}: no check: {held}[/]"
+    line = (
+        f"{name}: {len(held.heldout)} points predicted from {len(held.fit.table)}, mean error "
+        f"{held.mean_error:.2%}, largest {np.max(np.abs(held.relative_error)):.2%}; {held.covered.sum()} of "
+        f"{len(held.heldout)} inside the {held.bootstrap.level:.0%} prediction interval{held.bootstrap.caveat}"
     )
+    return f"  [bold]{line}[/]" if by == asked else f"  {line}"
 
 
 def _answer(report: Report) -> RenderableType:
     grid = RichTable(
-        title=f"Compute-optimal D/N: tokens per parameter, and bytes below (our tokens hold "
+        title=f"Compute-optimal D/N{_served(report)}: tokens per parameter, and bytes below (our tokens hold "
         f"{report.bytes_per_token:.3g} bytes)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
     headline = [law.name for law in published.HEADLINE]
-    for heading in ("budget", "N", "D", "this law", report.bootstrap.label, *headline):
+    for heading in ("budget", "N", "D", "this law", report.bootstrap.label, "flat region", *headline):
         grid.add_column(heading, justify="right", overflow="fold")
     for row in report.allocations:
         peers = {c.name: c for c in report.comparisons if c.flops == row.flops}
@@ -89,6 +103,7 @@ def _answer(report: Report) -> RenderableType:
             f"{row.d:.3g}",
             _ratio(row.tokens_per_parameter, row.bytes_per_parameter, row.extrapolation),
             f"{_short(low)} to {_short(high)}\n[dim]{_short(low * scale)} to {_short(high * scale)}[/]",
+            _flat(row),
             *(
                 _ratio(c.tokens_per_parameter, c.bytes_per_parameter, c.extrapolation)
                 for c in (peers[name] for name in headline)
@@ -102,6 +117,54 @@ def _answer(report: Report) -> RenderableType:
     return Group(warning, grid)
 
 
+def _flat(row: Allocation) -> str:
+    low, high = row.flat_ratio
+    return f"{_short(low)} to {_short(high)}\n[dim]loss within {row.tolerance:.1%}[/]"
+
+
+def _approaches(report: Report) -> RenderableType:
+    grid = RichTable(
+        title="Chinchilla's three approaches on these points (D/N in tokens)", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for heading in ("approach", "a", *(f"D/N at {row.flops:.2g}" for row in report.allocations)):
+        grid.add_column(heading, justify="left" if heading == "approach" else "right")
+    notes = []
+    for approach in report.approaches:
+        if approach.a is None or approach.a_interval is None:
+            grid.add_row(approach.name, "-", *("-" for _ in report.allocations))
+        else:
+            low, high = approach.a_interval
+            cells = [
+                f"{_short(at.ratio)} ({_short(at.ratio_interval.low)} to {_short(at.ratio_interval.high)})"
+                for at in approach.at
+            ]
+            grid.add_row(approach.name, f"{approach.a:.3f} ({low:.3f} to {high:.3f})", *cells)
+        notes += [f"  [dim]- {approach.name}: {problem}[/]" for problem in approach.problems]
+    return Group(grid, *notes)
+
+
+def _sensitivity(report: Report) -> RenderableType:
+    first = report.sensitivity[0]
+    grid = RichTable(
+        title=f"The same points under other conventions, at 10 times the largest run ({first.level})",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for heading in ("convention", "a", "N", "tokens", "D/N"):
+        grid.add_column(heading, justify="left" if heading == "convention" else "right")
+    for row in report.sensitivity:
+        (low, high), (least, most) = row.a_interval, row.ratio_interval
+        grid.add_row(
+            row.name,
+            f"{row.a:.3f} ({low:.3f} to {high:.3f})",
+            quantity(row.n),
+            quantity(row.d),
+            f"{_short(row.ratio)} ({_short(least)} to {_short(most)})",
+        )
+    a = [row.a for row in report.sensitivity]
+    return Group(grid, f"The choice of convention moves a by {max(a) - min(a):.3f}.")
+
+
 def _conversions(report: Report) -> list[RenderableType]:
     """How the columns compare: a line on units, and one per law on its source, its tokens and its N."""
     conventions = report.conventions
@@ -111,6 +174,11 @@ def _conversions(report: Report) -> list[RenderableType]:
         f"- this law: bytes per token {conventions['bytes_per_token']}; N: {conventions.get('n', 'as in the table')}",
         *(f"- {law.name}: {law.conversion}; N: {law.n_convention}; {law.source}" for law in published.HEADLINE),
     ]
+
+
+def _served(report: Report) -> str:
+    tokens = report.inference_tokens
+    return f" where the budget also serves {quantity(tokens)} tokens" if tokens else ""
 
 
 def _ratio(tokens: float, in_bytes: float, beyond: float) -> str:

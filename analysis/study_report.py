@@ -1,5 +1,6 @@
 """What a study found: its points, a law for every evaluation domain, and three figures. Reads records only."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,8 @@ from analysis.fit_table import write
 from analysis.numbers import quantity
 from scaling import storage
 from scaling.errors import UserError
-from scaling.laws import report, table
+from scaling.laws import conventions, report, table
+from scaling.laws.forms import CHINCHILLA
 from scaling.records import RunStore, plan, points, status
 
 N_MEANS = {"N": "non-embedding parameters", "N_total": "all parameters"}
@@ -21,7 +23,7 @@ def report_study(store: RunStore, study: str, console: Console) -> None:
     """Prints a study's points and laws, and writes them with their figures into the study's folder.
 
     Written: points.csv, loss_curves.{png,pdf}, and (where the study asks for a law) per domain a folder with
-    fit.json, points_and_law and optimal_ratio. What cannot be fitted is said in words; the rest is shown all the
+    fit.json and the figures of `plots.of_report`. What cannot be fitted is said in words; the rest is shown all the
     same.
 
     Raises:
@@ -96,16 +98,14 @@ def _fit_domain(found: pd.DataFrame, domain: str, planned: dict, folder: Path, c
         raise UserError("no point is evaluated on it yet; `windtunnel run` evaluates them")
     if len(evaluated) < len(found):
         console.print(f"[yellow]{len(found) - len(evaluated)} points are not evaluated on {domain}: left out[/]")
-    fitted = table.from_frame(
-        evaluated,
-        n=law["n"],
-        d="D_total",
-        loss=column,
-        flops=f"C_{law['flops']}",
-        cluster="trunk",
-    )
+    columns = {"n": law["n"], "d": "D_total", "loss": column, "flops": f"C_{law['flops']}", "cluster": "trunk"}
+    units = {"n": 1, "d": 1, "flops": 1}
+    fitted = table.from_frame(evaluated, columns=columns, units=units)
+    # Up to here a branch shares its trunk with others: what a part of the table cost is counted by it.
+    fitted = dataclasses.replace(fitted, columns={**fitted.columns, "d_stable": evaluated["D_stable"].to_numpy(float)})
     analysed = report.analyse(
         fitted,
+        alternatives=conventions.alternatives(evaluated, CHINCHILLA, columns, units),
         by=law["holdout"],
         budgets=law["budgets"],
         bytes_per_token=planned["bytes_per_token"],

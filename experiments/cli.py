@@ -1,4 +1,4 @@
-"""The command line: `windtunnel plan|run|status|fit|data|doctor`. Every import that takes time is inside a command."""
+"""The command line, `windtunnel COMMAND`. Every import that takes time is inside a command."""
 
 import sys
 from collections.abc import Callable
@@ -91,13 +91,18 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point of `windtunnel`."""
-    from experiments.commands.fit import fit  # light: its work is imported when it runs
+    from experiments.commands.fit import fit  # light, like the next two: their work is imported when it runs
+    from experiments.commands.predict import allocate, predict
+    from experiments.commands.suggest import suggest
 
     commands: dict[str, Callable[..., Any]] = {
         "plan": plan,
         "run": run,
         "status": status,
         "fit": fit,
+        "predict": predict,
+        "allocate": allocate,
+        "suggest": suggest,
         "data": data,
         "doctor": doctor,
     }

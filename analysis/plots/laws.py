@@ -24,6 +24,7 @@ from analysis.plots.style import (
     size_colours,
 )
 from scaling.laws import published
+from scaling.laws.budget import Market
 from scaling.laws.holdout import HELDOUT_NAMES
 from scaling.laws.report import Report
 
@@ -76,6 +77,35 @@ def points_and_law(report: Report, *, unit: str = "nats per token") -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
+def law_of_one_column(report: Report) -> Figure:
+    """A law of a single column with its points, band, and the prediction of the held-out end."""
+    fit, held = report.fit, report.holdout
+    (name,) = fit.form.columns
+    x = fit.table.columns[name]
+    heldout = np.zeros(len(x), bool) if held is None else held.rows
+    grid = {name: np.geomspace(x.min() / 1.2, x.max() * 1.2, 200)}
+    figure, axes = figure_and_axes(7.6, 4.6)
+    axes.fill_between(
+        grid[name], *report.bootstrap.interval(report.bootstrap.predict(grid)), color=OURS, alpha=0.2, lw=0
+    )
+    axes.plot(grid[name], fit.predict(grid), color=OURS)
+    axes.plot(x[~heldout], fit.table.loss[~heldout], "o", ms=4, color=OURS)
+    axes.plot(x[heldout], fit.table.loss[heldout], "D", ms=5.5, mfc="white", mec=HELDOUT, mew=1.5)
+    handles = [Line2D([], [], color=OURS, marker="o", ms=4, label="points and law")]
+    handles.append(Line2D([], [], color=OURS, lw=7, alpha=0.3, label=report.bootstrap.label.replace(", ", ",\n")))
+    if held is not None:
+        axes.plot(grid[name], held.fit.predict(grid), "--", color=HELDOUT)
+        how = f"predicted without the\n{HELDOUT_NAMES[held.by]} (mean error {held.mean_error:.2%})"
+        handles.append(Line2D([], [], color=HELDOUT, marker="D", ms=5.5, mfc="white", mew=1.5, ls="--", label=how))
+    axes.set_xscale("log")
+    axes.set_xlabel({"flops": "training compute, C (FLOPs)", "task_loss": "loss on the task's answers"}.get(name, name))
+    axes.set_ylabel("accuracy" if name == "task_loss" else "loss")
+    axes.set_title(fit.form.mathtext.format(**{key: _mathtext(value) for key, value in fit.params.items()}))
+    legend_beside(axes, handles)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
 def optimal_ratio(report: Report) -> Figure:
     """Compute-optimal bytes per parameter against compute, beside Chinchilla's and MiniCPM's.
 
@@ -85,9 +115,10 @@ def optimal_ratio(report: Report) -> Figure:
     fit, replicated = report.fit, report.bootstrap
     low, high = float(fit.table.budgets.min()), float(fit.table.budgets.max())
     budgets = [row.flops for row in report.allocations]
-    span = np.geomspace(min(low, *budgets) / 3, max(high, *budgets) * 3, 300)
-    best = fit.form.optimum(fit.params, span)
-    spread = fit.form.optimum({name: values[:, None] for name, values in replicated.params.items()}, span)
+    span = np.geomspace(min(low, *budgets) / 3, max(high, *budgets) * 3, 60)
+    market = Market(fit.form)
+    best = market.optimum(fit.params, span)
+    spread = market.optimum({name: values[:, None] for name, values in replicated.params.items()}, span)
     scale = report.bytes_per_token
     band = replicated.interval(scale * spread["d"] / spread["n"])
     figure, axes = figure_and_axes(7.6, 4.6)

@@ -5,58 +5,64 @@ from typing import Annotated, Literal
 
 import tyro
 
+from experiments.commands.law_options import Pairs, PointsOptions, numbers, ranges
+
 
 def fit(
-    points: Annotated[Path, tyro.conf.Positional],
-    n: str = "",
-    d: str = "",
-    loss: str = "",
-    flops: str = "",
-    cluster: str = "",
-    where: str = "",
-    form: str = "chinchilla",
-    holdout: Literal["largest_n", "largest_d", "largest_c"] = "largest_n",
+    source: Annotated[PointsOptions, tyro.conf.arg(name="")],
+    fix: Pairs = (),
+    bound: Pairs = (),
+    delta: float = 1e-3,
+    holdout: Literal["largest-n", "largest-d", "largest-c"] = "largest-n",
     budget: tuple[float, ...] = (),
+    inference_tokens: float = 0.0,
     bytes_per_token: float | None = None,
     replicates: int = 1000,
+    level: float = 0.9,
+    starts: int = 64,
     seed: int = 0,
+    figures: bool = True,
     out_dir: Path | None = None,
 ) -> None:
-    """Fit L(N, D) to a table of points, with intervals, a held-out check and the compute-optimal ratio.
+    """Fit a law to a table of points, with intervals, held-out checks and the compute-optimal ratio.
 
     Args:
-        points: a .csv, .jsonl or .parquet file, one row per point.
-        n: column of parameters; like the next four, guessed when not given.
-        d: column of tokens; derived as C / (6 N) when there is none.
-        loss: column of losses, in nats per token.
-        flops: column of training FLOPs; 6 N D when there is none.
-        cluster: column that names the trunk (or seed) a point belongs to.
-        where: keep only rows for which this expression holds, such as "loss < 4".
-        form: the law's form.
-        holdout: what the check leaves out and predicts.
+        source: the points.
+        fix: NAME=VALUE: a parameter held at a value, such as E=1.69; once for each.
+        bound: NAME=LOW,HIGH: a box for an exponent, such as alpha=0.1,1; once for each.
+        delta: Huber threshold in log loss.
+        holdout: which check is shown in detail and drawn; all are made.
         budget: training budgets C = 6 N D in FLOPs to allocate; by default 1, 10 and 100 times the largest run.
+        inference_tokens: tokens to be served over the model's life, at 2 N FLOPs each, that budgets also pay for.
         bytes_per_token: of the table's tokens, to compare D/N across vocabularies.
         replicates: of the bootstrap, at least 100.
+        level: coverage of intervals.
+        starts: starts of the fit.
         seed: of starts and replicates.
+        figures: draw them.
         out_dir: where fit.json and the figures go; by default, for runs.csv, the folder runs-law beside it.
     """
-    from analysis.fit_table import fit_table
+    from scaling import environment
+
+    environment.prepare()
+    from analysis.fit_table import fit_table, form_named
     from experiments.commands.console import terminal
 
     fit_table(
-        points,
-        n=n,
-        d=d,
-        loss=loss,
-        flops=flops,
-        cluster=cluster,
-        where=where,
-        form=form,
-        by=holdout,
+        source.source(),
+        form_named(source.form),
+        by=holdout.replace("-", "_"),  # type: ignore[arg-type]
         budgets=budget,
-        bytes_per_token=bytes_per_token,
-        replicates=replicates,
-        seed=seed,
+        figures=figures,
         out_dir=out_dir,
         console=terminal(),
+        fixed=numbers("fix", fix),
+        bounds=ranges("bound", bound),
+        delta=delta,
+        inference_tokens=inference_tokens,
+        bytes_per_token=bytes_per_token,
+        replicates=replicates,
+        level=level,
+        starts=starts,
+        seed=seed,
     )

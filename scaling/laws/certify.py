@@ -10,6 +10,7 @@ from scaling.laws.form import Form
 SAME_OPTIMUM = 1e-8  # relative objective within which two starts have reached the same optimum
 OTHER_BASIN = 1e-5  # relative objective beyond which a stationary point is another basin
 UNIDENTIFIED = 1e12  # condition of the equilibrated J^T J from which a direction is beyond double precision
+NOTHING = 1e-15  # objective of points that the law goes through exactly; ratios below it are rounding
 WEAK = 0.5  # standard error relative to the value from which a parameter is called weakly determined
 
 
@@ -75,7 +76,7 @@ def certify(
     jacobian_NP = evidence["jacobian"]
     design_P, directions_PP = _equilibrated(jacobian_NP.T @ jacobian_NP)
     names = np.array(form.free)
-    relative_S = value_S / value_S[best] - 1
+    relative_S = (value_S - value_S[best]) / max(value_S[best], NOTHING)
     certificate = Certificate(
         gradient_norm=float(np.max(np.abs(evidence["gradient"][free_P]), initial=0.0)),
         hessian_eigenvalues=tuple(float(v) for v in hessian_P),
@@ -102,6 +103,8 @@ def _equilibrated(matrix_PP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _condition(eigenvalues_P: np.ndarray) -> float:
+    if not len(eigenvalues_P):  # every coordinate is at a bound
+        return float("inf")
     smallest, largest = eigenvalues_P[0], eigenvalues_P[-1]
     return float(largest / smallest) if smallest > 0 else float("inf")
 

@@ -174,10 +174,11 @@ class _Columns(dict[str, Any]):
         return self.setdefault(name, self._rng.normal(size=3))  # type: ignore[no-any-return]
 
 
-def features(law: Skeleton, data: Points) -> Features:
-    """The features of a sum of power laws at the points."""
+def features(law: Skeleton, data: Points) -> Features | None:
+    """The features of a sum of power laws at the points; None for another form."""
     reads = dependence(law)
-    assert reads is not None
+    if reads is None:
+        return None
     terms, size = len(law.coefficients), len(law.free)
 
     def basis(shapes_Q: Any) -> Any:
@@ -228,3 +229,10 @@ def differentiate_powers(
             sums.append((both_N + newton * shares[k] if k == m else both_N) @ next(pair))
     curvature_PP = (jnp.concatenate(sums) @ known.to_curvature).reshape(theta_P.size, theta_P.size)
     return Evaluation(value, gradient_P, curvature_PP)
+
+
+def evaluate(law: Skeleton, data: Points, known: Features | None, theta_P: Any, delta: Any, newton: Any) -> Evaluation:
+    """The objective with its derivatives by the evaluator that serves the form; arguments as in `differentiate`."""
+    if known is None:
+        return differentiate(law, data, theta_P, delta, newton)
+    return differentiate_powers(law, data, known, theta_P, delta, newton)

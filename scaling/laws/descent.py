@@ -21,8 +21,8 @@ class _State(NamedTuple):
 
 def descend(
     evaluate: Callable[[Any], Evaluation], theta_P: Any, low_P: Any, high_P: Any, iterations: Any
-) -> tuple[Any, Any]:
-    """Steps from one start until nothing is gained any more; returns coordinates and objective.
+) -> tuple[Any, Any, Any]:
+    """Steps from one start until nothing is gained any more: coordinates, objective, and whether that point came.
 
     Levenberg-Marquardt damping scales with the curvature's diagonal; coordinates held by the box are left out
     of a step as long as the gradient pushes them outwards.
@@ -58,7 +58,7 @@ def descend(
     size = theta_P.size
     unknown = Evaluation(jnp.inf, jnp.zeros(size), jnp.eye(size))
     end = jax.lax.while_loop(unfinished, step, _State(0, theta_P, unknown, 1e-2, False))
-    return end.theta, end.here.value
+    return end.theta, end.here.value, end.done
 
 
 def solve_definite(matrix_PP: Any, right_P: Any) -> tuple[Any, Any]:

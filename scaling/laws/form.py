@@ -94,6 +94,10 @@ class Form:
             self._check_name(name)
             if not np.isfinite(value) or (name in self.coefficients and value < 0):
                 raise UserError(f"{name} = {value}: hold a coefficient of {self.name!r} at a finite number from 0 on")
+        for shape in self.shapes:
+            low, high = shape.bounds
+            if not low <= values.get(shape.name, low) <= high:
+                raise UserError(f"{shape.name} = {values[shape.name]}: {self.name!r} has it from {low} to {high}")
         held = {**self.held, **values}
         if len(held) == len(self.params):
             raise UserError(f"all parameters of {self.name!r} are held: leave one to be fitted")

@@ -168,7 +168,8 @@ PRECISION_PTQ = Form(
     name="precision_ptq",
     formula=f"{PRECISION.formula.split(',')[0]} + C (D^gamma_d / N^gamma_n) exp(-P_post / gamma_post)",
     mathtext="$L = {E} + {A} / N_\\mathrm{{eff}}^{{{alpha}}} + {B} / D^{{{beta}}} + {C}\\, D^{{{gamma_d}}} / "
-    "N^{{{gamma_n}}}\\, e^{{-P_\\mathrm{{post}} / {gamma_post}}}$, $\\gamma_{{w,a,kv}} = {gamma_w}, {gamma_a}, {gamma_kv}$",
+    "N^{{{gamma_n}}}\\, e^{{-P_\\mathrm{{post}} / {gamma_post}}}$, "
+    "$\\gamma_{{w,a,kv}} = {gamma_w}, {gamma_a}, {gamma_kv}$",
     columns=(*PRECISION.columns, "p_post"),
     coefficients=("E", "A", "B", "C"),
     shapes=(
@@ -177,7 +178,7 @@ PRECISION_PTQ = Form(
         Shape("gamma_n"),
         Shape("gamma_post", bounds=(0.05, 20.0), starts=(0.3, 3.0)),
     ),
-    units=PRECISION.units
+    units=dict(PRECISION.units)
     | {"C": "loss * parameters^gamma_n / tokens^gamma_d", "gamma_d": "1", "gamma_n": "1", "gamma_post": "bits"},
     source=f"{PRECISION.source}, and bits of weights after post-training quantisation (1000 where there was none)",
     log_basis=_precision_ptq_basis,

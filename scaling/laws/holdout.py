@@ -1,14 +1,16 @@
 """The held-out check: fit without the largest runs, predict them, and say how far off that was."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws import fit as fitting
 from scaling.laws import table, uncertainty
-from scaling.laws.forms import Form
+from scaling.laws.form import Form
+from scaling.laws.intervals import Interval
 
 By = Literal["largest_n", "largest_d", "largest_c"]
 _COLUMN = {"largest_n": "n", "largest_d": "d", "largest_c": "flops"}
@@ -36,7 +38,7 @@ class Holdout:
     heldout: table.Table
     rows: np.ndarray
     predicted: np.ndarray
-    interval: uncertainty.Interval
+    interval: Interval
     relative_error: np.ndarray
     covered: np.ndarray
 
@@ -49,6 +51,45 @@ class Holdout:
     def mean_error(self) -> float:
         """Mean absolute relative error."""
         return float(np.mean(np.abs(self.relative_error)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the runs up to a compute cut predict.
+
+    Attributes:
+        cut: the largest 6 N D among them.
+        spent: FLOPs (6 N D) that they took together, shared trunks counted once where the table says what is shared.
+        check: the prediction of the held-out runs.
+    """
+
+    cut: float
+    spent: float
+    check: Holdout
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorAgainstCompute:
+    """How well cheaper and dearer parts of a table predict its largest runs.
+
+    Attributes:
+        by: what is predicted.
+        rows: by ascending cut; cuts that cannot identify the law are left out.
+        counting: how FLOPs were counted, in words.
+    """
+
+    by: By
+    rows: tuple[Prediction, ...]
+    counting: str
+
+    def spent_for(self, error: float) -> float | None:
+        """The least FLOPs from which on every larger fit's mean error stays within `error`; None where none does."""
+        enough = None
+        for row in reversed(self.rows):
+            if row.check.mean_error > error:
+                break
+            enough = row.spent
+        return enough
 
 
 def holdout(
@@ -66,13 +107,101 @@ def holdout(
     Raises:
         UserError: what is left cannot be fitted.
     """
-    values = points.columns[_COLUMN[by]]
-    out = values >= values.max() / SAME
-    rest = points.select(~out)
+    out = _largest(points, by)
     try:
-        fit = fitting.fit(form, rest, delta=delta, seed=seed)
+        return _check(form, points, ~out, out, by, delta, level, replicates, seed)
     except UserError as error:
         raise UserError(f"holding out the {HELDOUT_NAMES[by]}: of what is left, {error}") from error
+
+
+def all_holdouts(
+    form: Form,
+    points: table.Table,
+    *,
+    delta: float = 1e-3,
+    level: float = 0.9,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> dict[By, Holdout | str]:
+    """The check on the largest N, D and C: each as `holdout` has it, or the sentence why it cannot be made."""
+    checks: dict[By, Holdout | str] = {}
+    for by in get_args(By):
+        try:
+            checks[by] = holdout(form, points, by, delta=delta, level=level, replicates=replicates, seed=seed)
+        except UserError as error:
+            checks[by] = str(error)
+    return checks
+
+
+def error_against_compute(
+    form: Form,
+    points: table.Table,
+    by: By = "largest_c",
+    *,
+    cuts: int = 8,
+    delta: float = 1e-3,
+    level: float = 0.9,
+    replicates: int = 300,
+    seed: int = 0,
+) -> ErrorAgainstCompute:
+    """Predicts the largest runs from growing shares of the others, cheapest first.
+
+    A cut is a largest budget per run: all points up to it are fitted, as someone would have them who had stopped
+    there (a trunk's early branches are known before it is continued). Points that share a cluster with a predicted
+    run are left out at every cut: its seed would be on both sides of the check. Cuts run from the first that
+    determines every parameter to the whole rest, and hold about equally many new points each.
+
+    Args:
+        form: the law's form.
+        points: the table; has columns n and d.
+        by: which runs are predicted.
+        cuts: at most so many fits.
+        delta, level, replicates, seed: as in `holdout`.
+
+    Raises:
+        UserError: not even all other runs can identify the law.
+    """
+    out = _largest(points, by)
+    rest = ~np.isin(points.cluster, points.cluster[out])
+    cost, counting = _costs(points)
+    rows: list[Prediction] = []
+    problem = "every point shares a cluster with them"
+    for cut in _cuts(points.budgets[rest], cuts):
+        keep = rest & (points.budgets <= cut)
+        try:
+            check = _check(form, points, keep, out, by, delta, level, replicates, seed)
+        except UserError as error:
+            problem = str(error)
+            continue
+        if check.fit.certificate.identified:
+            rows.append(Prediction(cut=float(cut), spent=cost(keep), check=check))
+        else:
+            problem = "the other points do not determine every parameter"
+    if not rows:
+        raise UserError(f"predicting the {HELDOUT_NAMES[by]} from cheaper runs: {problem}")
+    return ErrorAgainstCompute(by=by, rows=tuple(rows), counting=counting)
+
+
+def _largest(points: table.Table, by: By) -> np.ndarray:
+    if _COLUMN[by] not in points.columns:
+        raise UserError(f"no {HELDOUT_NAMES[by]} to hold out: the points have {', '.join(points.columns)} only")
+    values = points.columns[_COLUMN[by]]
+    return np.asarray(values >= values.max() / SAME)
+
+
+def _check(
+    form: Form,
+    points: table.Table,
+    keep: np.ndarray,
+    out: np.ndarray,
+    by: By,
+    delta: float,
+    level: float,
+    replicates: int,
+    seed: int,
+) -> Holdout:
+    """Fits the points to keep and predicts those left out."""
+    fit = fitting.fit(form, points.select(keep), delta=delta, seed=seed)
     replicated = uncertainty.bootstrap(fit, replicates=replicates, level=level, seed=seed)
     heldout = points.select(out)
     predicted = fit.predict(heldout.columns)
@@ -87,3 +216,30 @@ def holdout(
         relative_error=predicted / heldout.loss - 1,
         covered=(interval.low <= heldout.loss) & (heldout.loss <= interval.high),
     )
+
+
+def _cuts(budgets: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` ascending budgets, the last the largest, with about equally many points between them."""
+    if not len(budgets):
+        return budgets
+    last = np.ceil(np.arange(1, count + 1) * len(budgets) / count).astype(int) - 1
+    return np.unique(np.sort(budgets)[last])
+
+
+def _costs(points: table.Table) -> tuple[Callable[[np.ndarray], float], str]:
+    """What a selection of points cost, and how that is counted.
+
+    With a column d_stable (tokens up to where a branch leaves its trunk) a trunk is paid for once, up to its last
+    branch, and every branch from there to its end; without, every point in full.
+    """
+    if "d_stable" not in points.columns:
+        return lambda keep: float(points.budgets[keep].sum()), "6 N D, every point in full"
+    n, stable = points.columns["n"], points.columns["d_stable"]
+    trunk_N = np.unique(points.cluster, return_inverse=True)[1]
+
+    def shared(keep: np.ndarray) -> float:
+        trunks = np.zeros(trunk_N.max() + 1)
+        np.maximum.at(trunks, trunk_N[keep], 6 * (n * stable)[keep])
+        return float(trunks.sum() + (6 * n * (points.columns["d"] - stable))[keep].sum())
+
+    return shared, "6 N D, a trunk once and its branches on top"

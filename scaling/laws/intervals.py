@@ -47,20 +47,20 @@ class ReplicatedLaw(Protocol):
         """Interval of a quantity computed from the replicates (replicates on the first axis)."""
 
 
-def expanded_percentiles(values_R: Any, level: float, clusters: int) -> Interval:
+def expanded_percentiles(values_R: Any, level: float, freedom: int) -> Interval:
     """Percentile interval of a quantity computed from replicates (replicates on the first axis).
 
     Percentiles carry over to any monotone function of a parameter. They are taken at a wider level that makes
-    up for normal quantiles being narrower than Student's with G - 1 degrees of freedom (Hesterberg 2015, "What
-    teachers should know about the bootstrap", section 4.3: expanded percentile interval).
+    up for normal quantiles being narrower than Student's (Hesterberg 2015, "What teachers should know about the
+    bootstrap", section 4.3: expanded percentile interval).
 
     Args:
         values_R: (R, ...).
         level: nominal coverage.
-        clusters: G, that were drawn together.
+        freedom: degrees of freedom that the clusters leave for their own variance.
     """
     tail = (1 - level) / 2
-    wider = float(special.ndtr(special.stdtrit(max(clusters - 1, 1), tail)))
+    wider = float(special.ndtr(special.stdtrit(freedom, tail)))
     return Interval(*np.quantile(np.asarray(values_R), [wider, 1 - wider], axis=0))
 
 

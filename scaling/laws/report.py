@@ -1,19 +1,30 @@
-"""From points to an answer: fit, intervals, held-out check, allocation and comparison, as one value."""
+"""From points to an answer: fit, intervals, held-out checks, allocation and comparison, as one value."""
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scaling import storage
 from scaling.errors import UserError
-from scaling.laws import allocation, fit, holdout, published, table, uncertainty
-from scaling.laws.forms import CHINCHILLA, Form
+from scaling.laws import (
+    allocation,
+    approaches,
+    conventions,
+    fit,
+    holdout,
+    noise,
+    published,
+    repetition,
+    table,
+    uncertainty,
+)
+from scaling.laws.form import Form
+from scaling.laws.forms import CHINCHILLA, DATA_CONSTRAINED
 
 LEAST_REPLICATES = 100  # the 5% tail of fewer holds fewer than five of them
 ASSUMED_BYTES_PER_TOKEN = published.CHINCHILLA_CONVERGED.bytes_per_token
+MOST_ROUNDS = 30  # of finding a law and the sizes that are optimal under it; about ten do
+NO_BUDGET = "this form says nothing on N and D: no budget can be allocated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,22 +34,44 @@ class Report:
     Attributes:
         fit: the law on all points.
         bootstrap: its replicates.
-        holdout: the check on points left out, or None where what is left cannot be fitted.
-        holdout_problem: then why, in a sentence; else "".
-        allocations: compute-optimal spending, one per budget.
+        by: the held-out check that was asked for.
+        holdouts: the check on the largest N, D and C: each with its error, or the sentence why it cannot be made.
+        error_against_compute: how well cheaper parts of the table predict the runs of that check, or why not.
+        lack_of_fit: the residuals beside the noise floor, where runs are repeated under other seeds.
+        allocations: compute-optimal spending, one per budget; none where the form has no N and D.
+        inference_tokens: that the budgets also pay for.
         comparisons: published laws at the same budgets.
+        approaches: Chinchilla's three, side by side; none where the form has no N and D.
+        sensitivity: the answer under every other convention of N and C that the file holds, this one first.
         bytes_per_token: of the table's tokens.
         conventions: what N, D, C, loss and bytes per token mean here, in words by name.
     """
 
     fit: fit.Fit
     bootstrap: uncertainty.Bootstrap
-    holdout: holdout.Holdout | None
-    holdout_problem: str
+    by: holdout.By
+    holdouts: Mapping[holdout.By, holdout.Holdout | str]
+    error_against_compute: holdout.ErrorAgainstCompute | str
+    lack_of_fit: noise.LackOfFit | None
     allocations: tuple[allocation.Allocation, ...]
+    inference_tokens: float
     comparisons: tuple[published.Comparison, ...]
+    approaches: tuple[approaches.Approach, ...]
+    sensitivity: tuple[conventions.Outcome, ...]
     bytes_per_token: float
     conventions: dict[str, str]
+
+    @property
+    def holdout(self) -> holdout.Holdout | None:
+        """The check that was asked for, or None where what is left cannot be fitted."""
+        check = self.holdouts[self.by]
+        return None if isinstance(check, str) else check
+
+    @property
+    def holdout_problem(self) -> str:
+        """Then why, in a sentence; else ""."""
+        check = self.holdouts[self.by]
+        return check if isinstance(check, str) else ""
 
 
 def analyse(
@@ -47,8 +80,12 @@ def analyse(
     *,
     by: holdout.By = "largest_n",
     budgets: Sequence[float] = (),
+    inference_tokens: float = 0.0,
     bytes_per_token: float | None = None,
     n_means: str = "",
+    alternatives: Sequence[conventions.Alternative] = (),
+    fixed: Mapping[str, float] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
     delta: float = 1e-3,
     starts: int = 64,
     replicates: int = 1000,
@@ -60,10 +97,13 @@ def analyse(
     Args:
         points: the table.
         form: the law's form.
-        by: what the held-out check leaves out.
+        by: which held-out check is shown in detail; all are made.
         budgets: FLOPs C = 6 N D to allocate; by default 1, 10 and 100 times the table's largest 6 N D.
+        inference_tokens: tokens to be served, at 2 N FLOPs each, that the budgets also pay for.
         bytes_per_token: of the table's tokens; where not given, Chinchilla's is assumed and marked so.
         n_means: which parameters N counts, in words, where that is known.
+        alternatives: other ways to count the same runs (`conventions.alternatives`).
+        fixed, bounds: parameters held, and boxes of shape parameters.
         delta: Huber threshold in log loss.
         starts: starts of the fit.
         replicates: of the bootstrap.
@@ -73,31 +113,43 @@ def analyse(
     Raises:
         UserError: the table cannot identify the form, or another argument makes no sense.
     """
-    _check(budgets, bytes_per_token, replicates, level)
+    _check(budgets, bytes_per_token, replicates, level, starts, delta)
+    form = form.hold(fixed or {}).bound(bounds or {})
+    points = _with_unique(points, form, delta, seed)
     fitted = fit.fit(form, points, delta=delta, starts=starts, seed=seed)
     replicated = uncertainty.bootstrap(fitted, replicates=replicates, level=level, seed=seed)
-    held, problem = None, ""
-    try:
-        held = holdout.holdout(form, points, by, delta=delta, level=level, replicates=replicates, seed=seed)
-    except UserError as error:
-        problem = str(error)
-    largest = float(points.budgets.max())
-    budgets = tuple(budgets) or (largest, 10 * largest, 100 * largest)
+    has_sizes = set(form.columns) == {"n", "d"}  # nothing else to be settled before a budget can be spent
+    if has_sizes:
+        largest = float(points.budgets.max())
+        budgets = tuple(budgets) or (largest, 10 * largest, 100 * largest)
+    elif budgets:
+        raise UserError(f"{form.name!r} reads {', '.join(form.columns)}: a budget is allocated under n and d alone")
     ratio = ASSUMED_BYTES_PER_TOKEN if bytes_per_token is None else bytes_per_token
     origin = "assumed, as Chinchilla's" if bytes_per_token is None else "as given"
     return Report(
         fit=fitted,
         bootstrap=replicated,
-        holdout=held,
-        holdout_problem=problem,
-        allocations=tuple(allocation.allocate(replicated, budget, ratio) for budget in budgets),
+        by=by,
+        holdouts=holdout.all_holdouts(form, points, delta=delta, level=level, replicates=replicates, seed=seed),
+        error_against_compute=_error_against_compute(form, points, by, delta, level, seed),
+        lack_of_fit=noise.lack_of_fit(fitted) if has_sizes else None,
+        allocations=tuple(
+            allocation.allocate(replicated, budget, ratio, inference_tokens=inference_tokens) for budget in budgets
+        ),
+        inference_tokens=inference_tokens,
         comparisons=tuple(published.compare(budgets, ratio)),
+        approaches=approaches.three_approaches(points, replicated, budgets, level=level, seed=seed, replicates=300)
+        if has_sizes
+        else (),
+        sensitivity=_sensitivity(alternatives, form, level, seed) if has_sizes else (),
         bytes_per_token=ratio,
         conventions=_conventions(points, n_means) | {"bytes_per_token": f"{ratio:.3g} ({origin})"},
     )
 
 
-def _check(budgets: Sequence[float], bytes_per_token: float | None, replicates: int, level: float) -> None:
+def _check(
+    budgets: Sequence[float], bytes_per_token: float | None, replicates: int, level: float, starts: int, delta: float
+) -> None:
     for budget in budgets:
         if not 0 < budget < np.inf:
             raise UserError(f"budget {budget}: FLOPs must be a positive, finite number")
@@ -107,6 +159,54 @@ def _check(budgets: Sequence[float], bytes_per_token: float | None, replicates: 
         raise UserError(f"{replicates} replicates: an interval's ends need at least {LEAST_REPLICATES}")
     if not 0 < level < 1:
         raise UserError(f"level {level}: the coverage of intervals lies between 0 and 1, for example 0.9")
+    if starts < 1:
+        raise UserError(f"{starts} starts: a fit needs at least one, and 64 to be trusted")
+    if not 0 < delta < np.inf:
+        raise UserError(f"delta {delta}: a positive Huber threshold in log loss, such as 1e-3")
+
+
+def _with_unique(points: table.Table, form: Form, delta: float, seed: int) -> table.Table:
+    """The columns that a data-constrained form reads beside N and D.
+
+    n_unique is compute-optimal under the law itself. As Muennighoff et al. did, the law of the points that repeat
+    nothing comes first; because some of them may be larger than their data deserve, the whole is then fitted with
+    that, and with what it finds, until the law stays as it is.
+    """
+    if "n_unique" not in form.columns or "n_unique" in points.columns:
+        return points
+    once = points.columns["d"] <= 1.01 * points.columns["d_unique"]
+    held = {name: form.held[name] for name in CHINCHILLA.params if name in form.held}
+    try:
+        fitted = fit.fit(CHINCHILLA, points.select(once), delta=delta, seed=seed, fixed=held)
+    except UserError as error:
+        raise UserError(
+            f"{DATA_CONSTRAINED.name!r} needs the law of runs without repetition first (D at most d_unique, "
+            f"{once.sum()} of {len(points)} points): {error}"
+        ) from error
+    law = fitted.params
+    for _ in range(MOST_ROUNDS):
+        points = repetition.with_unique(points, law)
+        found = fit.fit(form, points, delta=delta, starts=16, seed=seed).params
+        if all(np.isclose(found[name], law[name], rtol=1e-4) for name in law):
+            break
+        law = {name: float(np.sqrt(found[name] * law[name])) for name in law}  # halfway: whole steps overshoot
+    return points
+
+
+def _error_against_compute(
+    form: Form, points: table.Table, by: holdout.By, delta: float, level: float, seed: int
+) -> holdout.ErrorAgainstCompute | str:
+    try:
+        return holdout.error_against_compute(form, points, by, delta=delta, level=level, replicates=100, seed=seed)
+    except UserError as error:
+        return str(error)
+
+
+def _sensitivity(
+    alternatives: Sequence[conventions.Alternative], form: Form, level: float, seed: int
+) -> tuple[conventions.Outcome, ...]:
+    """Nothing to compare where the file holds one convention."""
+    return tuple(conventions.sensitivity(alternatives, form, level=level, seed=seed)) if len(alternatives) > 1 else ()
 
 
 def _conventions(points: table.Table, n_means: str) -> dict[str, str]:
@@ -115,81 +215,3 @@ def _conventions(points: table.Table, n_means: str) -> dict[str, str]:
     if n_means:
         found["n"] = ", ".join(filter(None, (found.get("n", ""), n_means)))
     return found | {"budget": "C = 6 N D with this N, for the range of runs too, whatever the flops column counts"}
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain JSON data, numbers in full; a value that does not exist is null."""
-    fitted, replicated, held = report.fit, report.bootstrap, report.holdout
-    evidence = dataclasses.asdict(fitted.certificate) | {"identified": fitted.certificate.identified}
-    data: dict[str, Any] = {
-        "form": fitted.form.name,
-        "formula": fitted.form.formula,
-        "params": dict(fitted.params),
-        "units": dict(fitted.form.units),
-        "intervals": {name: list(ends) for name, ends in replicated.param_intervals().items()},
-        "level": replicated.level,
-        "bootstrap": {
-            "method": replicated.method,
-            "replicates": len(replicated.theta),
-            "clusters": replicated.clusters,
-            "indicative": replicated.indicative,
-            "correction": replicated.correction,
-            "audit": replicated.audit._asdict(),
-        },
-        "objective": fitted.objective,
-        "delta": fitted.delta,
-        "points": len(fitted.table),
-        "certificate": evidence,
-        "holdout": None,
-        "holdout_problem": report.holdout_problem or None,
-        "allocation": [dataclasses.asdict(row) for row in report.allocations],
-        "published": [dataclasses.asdict(row) for row in report.comparisons],
-        "conventions": report.conventions,
-        "data": fitted.table.digest,
-    }
-    if held is not None:
-        data["holdout"] = {
-            "by": held.by,
-            "params": dict(held.fit.params),
-            "mean_error": held.mean_error,
-            "covered": int(held.covered.sum()),
-            "clusters": held.bootstrap.clusters,
-            "indicative": held.bootstrap.indicative,
-            "points": [
-                {
-                    "n": n,
-                    "d": d,
-                    "loss": loss,
-                    "predicted": predicted,
-                    "interval": [low, high],
-                    "error": error,
-                }
-                for n, d, loss, predicted, low, high, error in zip(
-                    held.heldout.columns["n"],
-                    held.heldout.columns["d"],
-                    held.heldout.loss,
-                    held.predicted,
-                    held.interval.low,
-                    held.interval.high,
-                    held.relative_error,
-                    strict=True,
-                )
-            ],
-        }
-    return _plain(data)  # type: ignore[no-any-return]
-
-
-def write(report: Report, path: Path) -> None:
-    """Writes the report as JSON, whole or not at all."""
-    storage.write_json(path, to_json(report))
-
-
-def _plain(data: Any) -> Any:
-    """Nested data with numpy scalars as Python's and non-finite numbers as null."""
-    if isinstance(data, dict):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    if isinstance(data, np.generic):
-        data = data.item()
-    return None if isinstance(data, float) and not np.isfinite(data) else data

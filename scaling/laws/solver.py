@@ -24,6 +24,11 @@ COEFFICIENT_BOX = (-14.0, 7.0)
 LANES = 32  # starts solved at once: fits the cache, and a slow one holds up only its chunk
 
 
+# Rows that a program is compiled for at least: compilation is dearer than any smaller table's fit. Forms that are
+# differentiated automatically take many times as long by row.
+FEWEST_ROWS, FEWEST_ROWS_OF_OTHERS = 256, 64
+
+
 class Stage(NamedTuple):
     """One leg of a descent: Huber threshold in multiples of delta, curvature, and most iterations."""
 
@@ -32,12 +37,12 @@ class Stage(NamedTuple):
     iterations: int
 
 
-# From afar a descent first looks almost like least squares, then almost like least absolute deviations: this
-# way many more starts reach the optimum than at delta at once. Reweighted least squares (positive
-# semi-definite, good far away) comes before Newton (quadratic at the end). Near the optimum the first two legs are
-# empty: a leg less would be a program more to compile.
-FROM_AFAR = (Stage(30.0, 0.0, 12), Stage(3.0, 0.0, 12), Stage(1.0, 0.0, 12), Stage(1.0, 1.0, 60))
-FROM_NEAR = (Stage(1.0, 0.0, 0), Stage(1.0, 0.0, 0), Stage(1.0, 0.0, 8), Stage(1.0, 1.0, 60))
+# A descent first looks almost like least squares, then almost like least absolute deviations: this way many more
+# starts reach the optimum than at delta at once, and a replicate's optimum is found from the table's own. Reweighted
+# least squares (positive semi-definite, good far away) comes before Newton (quadratic at the end). The few that have
+# not arrived by then go on among themselves; a leg less would be another program to compile.
+DESCENT = (Stage(30.0, 0.0, 12), Stage(3.0, 0.0, 12), Stage(1.0, 0.0, 12), Stage(1.0, 1.0, 20))
+STRAGGLERS = (Stage(1.0, 0.0, 0), Stage(1.0, 0.0, 0), Stage(1.0, 0.0, 0), Stage(1.0, 1.0, 80))
 
 
 def box(form: Form) -> tuple[np.ndarray, np.ndarray]:
@@ -61,31 +66,30 @@ def draw_starts(form: Form, data: Points, count: int, seed: int) -> np.ndarray:
     shapes = {shape.name: shape_SQ[:, q, None] for q, shape in enumerate(form.shapes)}
     shapes |= {name: value for name, value in data.held.items() if name in shapes}
     here, there = form.log_basis(shapes, data.log_x), form.log_basis(shapes, data.origin)
-    loss_N, columns, target_SN = np.exp(data.log_loss), [], np.ones((count, len(data.log_loss)))
+    loss_N, columns, target_SN = np.exp(data.log_loss), [], np.ones((1, len(data.log_loss)))
     for name, g, g0 in zip(form.coefficients, here, there, strict=True):
         if name in form.held:
             target_SN = target_SN - np.exp(data.held[name] - data.origin_loss + g) / loss_N
         else:
-            columns.append(np.broadcast_to(np.exp(g - g0) / loss_N, target_SN.shape))
+            columns.append(np.exp(np.atleast_2d(g - g0)) / loss_N)  # (S, N), or (1, N) for a term without shapes
     free_SP = [shapes[name] for name in form.free if name in shapes]
     if columns:
-        design_SNK = np.stack(columns, -1)
-        weighted_SKN = (design_SNK * data.weight[:, None]).transpose(0, 2, 1)
-        gram_SKK = weighted_SKN @ design_SNK
+        weighted = [column * data.weight for column in columns]
+        gram_SKK = np.stack([np.stack([_dot(w, c, count) for c in columns], -1) for w in weighted], -1)
         ridge_S = 1e-6 * np.trace(gram_SKK, axis1=1, axis2=2)
         gram_SKK = gram_SKK + ridge_S[:, None, None] * np.eye(gram_SKK.shape[-1])
-        coefficient_SK = np.linalg.solve(gram_SKK, weighted_SKN @ target_SN[..., None])[..., 0]
+        right_SK = np.stack([_dot(w, target_SN, count) for w in weighted], -1)
+        coefficient_SK = np.linalg.solve(gram_SKK, right_SK[..., None])[..., 0]
         free_SP = [np.log(np.maximum(coefficient_SK, 1e-3)), *free_SP]
     return np.concatenate(free_SP, -1)
 
 
-def solve(
-    form: Form,
-    data: Points,
-    theta_SP: np.ndarray,
-    delta: float,
-    stages: tuple[Stage, ...] = FROM_AFAR,
-) -> tuple[np.ndarray, np.ndarray]:
+def _dot(a_SN: np.ndarray, b_SN: np.ndarray, count: int) -> np.ndarray:
+    """Products summed over points, (S,)."""
+    return np.broadcast_to(np.einsum("sn,sn->s", *np.broadcast_arrays(a_SN, b_SN)), count)
+
+
+def solve(form: Form, data: Points, theta_SP: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
     """Descends from every start to a local optimum, chunks of starts on all cores.
 
     Args:
@@ -93,33 +97,16 @@ def solve(
         data: the points; log_loss and weight are (N,), or (S, N) to give every start its own (bootstrap).
         theta_SP: starts, (S, P).
         delta: Huber threshold.
-        stages: FROM_AFAR, or FROM_NEAR for starts that are close to their optimum.
 
     Returns:
         Coordinates (S, P) and objectives (S,).
     """
-    count = len(theta_SP)
-    lanes = -(-count // LANES) * LANES
-    data = _padded(form, data)
-    index_S = np.arange(lanes) % count
-    log_loss_SN, weight_SN = (
-        np.broadcast_to(values, (count, values.shape[-1])) for values in (data.log_loss, data.weight)
-    )
-    legs = jax.tree.map(lambda *leg: np.array(leg), *stages)
-    low_P, high_P = box(form)
-    law = Skeleton.of(form)
-
-    def run(start: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = index_S[start : start + LANES]
-        with jax.enable_x64(True):
-            mine = data._replace(log_loss=log_loss_SN[rows], weight=weight_SN[rows])
-            theta, value = _solve_lanes(law, mine, theta_SP[rows], delta, legs, low_P, high_P)
-            return np.asarray(theta), np.asarray(value)
-
-    # XLA on CPU runs a program of small operations on one core, and releases the interpreter meanwhile.
-    with ThreadPoolExecutor(_cores()) as pool:
-        thetas, values = zip(*pool.map(run, range(0, lanes, LANES)), strict=True)
-    return np.concatenate(thetas)[:count], np.concatenate(values)[:count]
+    theta_SP, value_S, done_S = _run(form, data, theta_SP, delta, DESCENT)
+    rest = np.flatnonzero(~done_S)
+    if len(rest):
+        mine = data._replace(log_loss=_rows(data.log_loss, rest), weight=_rows(data.weight, rest))
+        theta_SP[rest], value_S[rest], _ = _run(form, mine, theta_SP[rest], delta, STRAGGLERS)
+    return theta_SP, value_S
 
 
 def diagnose(form: Form, data: Points, theta_P: np.ndarray, delta: float) -> dict[str, np.ndarray]:
@@ -135,14 +122,46 @@ def diagnose(form: Form, data: Points, theta_P: np.ndarray, delta: float) -> dic
         }
 
 
+def _rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return values if values.ndim == 1 else values[rows]
+
+
+def _run(
+    form: Form, data: Points, theta_SP: np.ndarray, delta: float, stages: tuple[Stage, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates (S, P), objectives (S,) and whether they are final (S,), in chunks of starts on all cores."""
+    count = len(theta_SP)
+    data = _padded(form, data)
+    log_loss_SN, weight_SN = (
+        np.broadcast_to(values, (count, values.shape[-1])) for values in (data.log_loss, data.weight)
+    )
+    legs = jax.tree.map(lambda *leg: np.array(leg), *stages)
+    low_P, high_P = box(form)
+    law = Skeleton.of(form)
+
+    def run(start: int) -> tuple[np.ndarray, ...]:
+        rows = np.arange(start, start + LANES) % count
+        with jax.enable_x64(True):
+            mine = data._replace(log_loss=log_loss_SN[rows], weight=weight_SN[rows])
+            ends = _solve_lanes(law, mine, theta_SP[rows], delta, legs, low_P, high_P)
+            return tuple(np.asarray(end) for end in ends)
+
+    # XLA on CPU runs a program of small operations on one core, and releases the interpreter meanwhile.
+    with ThreadPoolExecutor(_cores()) as pool:
+        chunks = zip(*pool.map(run, range(0, count, LANES)), strict=True)
+    theta, value, done = (np.concatenate(chunk)[:count] for chunk in chunks)
+    return theta, value, done
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _padded(form: Form, data: Points) -> Points:
-    """The points, padded at weight 0 to a power of two: a fit and its held-out check share one program."""
+    """The points, padded at weight 0 to a power of two: tables share programs, and a fit and its checks always do."""
     rows = data.log_loss.shape[-1]
-    extra = (1 << max(rows - 1, 31).bit_length()) - rows
+    fewest = FEWEST_ROWS_OF_OTHERS if derivatives.dependence(Skeleton.of(form)) is None else FEWEST_ROWS
+    extra = (1 << max(rows - 1, fewest - 1).bit_length()) - rows
 
     def pad(values: np.ndarray, mode: Literal["edge", "constant"]) -> np.ndarray:
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, extra)], mode=mode)
@@ -154,22 +173,21 @@ def _padded(form: Form, data: Points) -> Points:
 @functools.partial(jax.jit, static_argnums=0)
 def _solve_lanes(
     law: Skeleton, data: Points, theta_SP: Any, delta: Any, stages: Stage, low_P: Any, high_P: Any
-) -> tuple[Any, Any]:
-    known = None if derivatives.dependence(law) is None else derivatives.features(law, data)
+) -> tuple[Any, Any, Any]:
+    known = derivatives.features(law, data)
 
-    def lane(log_loss_N: Any, weight_N: Any, theta_P: Any) -> tuple[Any, Any]:
+    def lane(log_loss_N: Any, weight_N: Any, theta_P: Any) -> tuple[Any, Any, Any]:
         mine = data._replace(log_loss=log_loss_N, weight=weight_N)
 
-        def leg(theta_P: Any, stage: Stage) -> tuple[Any, Any]:
+        def leg(theta_P: Any, stage: Stage) -> tuple[Any, tuple[Any, Any]]:
             def evaluate(theta_P: Any) -> Evaluation:
-                if known is None:
-                    return derivatives.differentiate(law, mine, theta_P, stage.widening * delta, stage.newton)
-                return derivatives.differentiate_powers(law, mine, known, theta_P, stage.widening * delta, stage.newton)
+                return derivatives.evaluate(law, mine, known, theta_P, stage.widening * delta, stage.newton)
 
-            return descend(evaluate, theta_P, low_P, high_P, stage.iterations)
+            theta_P, *end = descend(evaluate, theta_P, low_P, high_P, stage.iterations)
+            return theta_P, tuple(end)
 
-        theta_P, values = jax.lax.scan(leg, jnp.clip(theta_P, low_P, high_P), stages)
-        return theta_P, values[-1]
+        theta_P, (values, done) = jax.lax.scan(leg, jnp.clip(theta_P, low_P, high_P), stages)
+        return theta_P, values[-1], done[-1]
 
     return jax.vmap(lane)(data.log_loss, data.weight, theta_SP)
 
@@ -177,5 +195,5 @@ def _solve_lanes(
 @functools.partial(jax.jit, static_argnums=0)
 def _diagnose(law: Skeleton, data: Points, theta_P: Any, delta: Any) -> tuple[Any, Any, Evaluation]:
     jacobian_NP = jax.jacfwd(lambda theta: derivatives.residuals(law, data, theta))(theta_P)
-    here = derivatives.differentiate(law, data, theta_P, delta, 1.0)
+    here = derivatives.evaluate(law, data, derivatives.features(law, data), theta_P, delta, 1.0)
     return derivatives.residuals(law, data, theta_P), jacobian_NP, here

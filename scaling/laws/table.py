@@ -1,33 +1,33 @@
-"""A table of points for a law: read from a file of any trainer, columns guessed, validated with row numbers."""
+"""A table of points for a law: from a file or DataFrame of any trainer, columns guessed, values checked."""
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from scaling.errors import UserError
-from scaling.laws.forms import Form
+from scaling.laws import plausibility, reading, roles
+from scaling.laws.forms import CHINCHILLA, Form
 
-# Names under which other trainers keep these columns, after lower-casing and "_" for every other character.
-GUESSES: dict[str, tuple[str, ...]] = {
-    "n": (
-        "n", "n_non_embedding", "non_embedding_params", "params_active_precise", "params", "parameters", "n_params",
-        "num_params", "num_parameters", "model_size", "model_params", "size",
-    ),
-    "d": ("d", "d_total", "tokens", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "total_tokens"),
-    "flops": (
-        "flops", "flop", "c", "c_6nd", "compute", "training_flop", "training_flops", "train_flops", "total_flops",
-    ),
-    "loss": (
-        "loss", "final_loss", "eval_loss", "val_loss", "validation_loss", "valid_loss", "test_loss",
-        "cross_entropy", "cross_entropy_loss", "nats_per_token",
-    ),
-    "cluster": ("cluster", "trunk", "run", "run_name", "run_id"),
-}  # fmt: skip
+Duplicates = Literal["refuse", "drop", "keep"]
+
+# Columns that tell nothing where they do not vary, and what there have to be several of.
+MUST_VARY = {
+    "n": "model sizes N",
+    "d": "token counts D",
+    "flops": "budgets C",
+    "width": "widths",
+    "depth": "depths",
+    "p_w": "bits of weights",
+    "p_a": "bits of activations",
+    "p_kv": "bits of the cache",
+    "p_post": "bits after training",
+    "task_loss": "task losses",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Table:
     """Points for a fit.
 
     Attributes:
-        columns: name -> (points,) positive values: n (parameters), d (tokens), flops (of any convention; 6 N D
-            where the file has none).
+        columns: name -> (points,) positive values: what the form reads, and of n (parameters), d (tokens) and flops
+            (of any convention) whatever the file has or they give each other by C = 6 N D.
         loss: (points,) positive losses.
         cluster: (points,) labels: points of one cluster share a seed, so their errors move together.
         conventions: how each column came about, in words, by name.
@@ -53,8 +53,16 @@ class Table:
 
     @property
     def budgets(self) -> np.ndarray:
-        """What every point cost as budgets are counted: C = 6 N D, whatever the file's FLOPs count, (points,)."""
-        return np.asarray(6 * self.columns["n"] * self.columns["d"])
+        """What every point cost, (points,): C = 6 N D, whatever the file's FLOPs count; those where N is unknown.
+
+        Raises:
+            UserError: neither is known.
+        """
+        if {"n", "d"} <= set(self.columns):
+            return np.asarray(6 * self.columns["n"] * self.columns["d"])
+        if "flops" not in self.columns:
+            raise UserError(f"what the runs cost cannot be told from {', '.join(self.columns)}: n and d, or flops")
+        return self.columns["flops"]
 
     @property
     def digest(self) -> str:
@@ -80,93 +88,99 @@ class Table:
 def read_table(
     path: Path | str,
     *,
-    n: str = "",
-    d: str = "",
-    loss: str = "",
-    flops: str = "",
-    cluster: str = "",
+    form: Form = CHINCHILLA,
+    columns: Mapping[str, str] = {},
     where: str = "",
+    units: Mapping[str, float] = {},
+    duplicates: Duplicates = "refuse",
 ) -> Table:
-    """Reads points from a .csv, .jsonl or .parquet file of any trainer.
+    """Reads points from a .csv, .tsv, .jsonl, .json or .parquet file of any trainer.
 
     Args:
         path: the file, one row per point.
-        n, d, loss, flops, cluster: column names; an empty one is guessed (`GUESSES`).
-        where: keep rows for which this pandas expression holds, such as "loss < 4".
+        form: the law that the points are for: its columns are read.
+        columns: column names by role: n, d, flops, loss, cluster and whatever else the form reads. A role without
+            one is guessed. COLUMN~REGEX takes a part of the values: "run~^([0-9.]+[MB])" reads N out of 190M-1xC.
+        where: keep rows for which this pandas expression holds, such as "loss < 4" or "tokens.notna()".
+        units: what a role's values are multiplied by, such as {"n": 1e9} for billions; 1 says that they are meant
+            as written, however odd they look.
+        duplicates: what becomes of rows that repeat another in every column used.
 
     Raises:
-        UserError: no such file, unknown kind, a column that is missing or ambiguous, bad values (rows named).
+        UserError: no such file, unknown kind, columns that are missing or ambiguous, bad values, units that cannot
+            be meant, repeated rows; rows are named by their line in the file.
     """
-    frame = _read_frame(Path(path))
-    if where:
-        try:
-            frame = frame.query(where, engine="python")
-        except Exception as error:  # pandas raises whatever the expression's evaluation raises
-            raise UserError(f"where {where!r}: {error}; columns are {', '.join(frame.columns)}") from error
-    return from_frame(frame, n=n, d=d, loss=loss, flops=flops, cluster=cluster)
+    frame = reading.read_frame(Path(path))
+    if not where:
+        return from_frame(frame, form=form, columns=columns, units=units, duplicates=duplicates)
+    kept = reading.keep_where(frame, where)
+    table = from_frame(kept, form=form, columns=columns, units=units, duplicates=duplicates)
+    note = {"rows": f"{len(kept)} of {len(frame)} kept, where {where}"}
+    return dataclasses.replace(table, conventions=note | dict(table.conventions))
 
 
 def from_frame(
-    frame: pd.DataFrame, *, n: str = "", d: str = "", loss: str = "", flops: str = "", cluster: str = ""
+    frame: pd.DataFrame,
+    *,
+    form: Form = CHINCHILLA,
+    columns: Mapping[str, str] = {},
+    units: Mapping[str, float] = {},
+    duplicates: Duplicates = "refuse",
 ) -> Table:
     """A table from a DataFrame with one row per point; arguments and errors as in `read_table`.
 
-    Tokens absent from the frame are derived from FLOPs as D = C / (6 N); FLOPs absent, as C = 6 N D.
+    Any two of N, D and C that the frame has give the third by C = 6 N D.
     """
-    asked = {"n": n, "d": d, "loss": loss, "flops": flops, "cluster": cluster}
-    found = {role: _column(frame, role, name) for role, name in asked.items()}
-    for role, meaning in (("n", "the parameter count"), ("loss", "the loss")):
-        if found[role] is None:
-            raise UserError(
-                f"no column for {meaning} among {', '.join(map(str, frame.columns))}: name one with --{role}"
-            )
-    if found["d"] is None and found["flops"] is None:
+    asked = {role: name for role, name in columns.items() if name}
+    roles.check(form, asked, units)
+    frame = frame.rename(columns=str)
+    if frame.empty or not frame.columns.is_unique:
+        raise UserError("the table has no rows" if frame.empty else "the table has two columns of one name")
+    found = roles.find(frame, form, asked)
+    values, notes = roles.read(frame, form, found, units)
+    plausibility.check_units(values, frame, units)
+    notes.setdefault("cluster", "no column: every point counts as independent")
+    labels = _labels(frame, found["cluster"].column if "cluster" in found else "")
+    used = values | ({"cluster": labels} if "cluster" in found else {})
+    repeated = plausibility.repeated(used)
+    if repeated.any() and duplicates == "refuse":
         raise UserError(
-            f"neither tokens nor FLOPs among the columns {', '.join(map(str, frame.columns))}: name one with --d "
-            "or --flops"
+            f"{reading.name_rows(frame, np.flatnonzero(repeated))}: the same as an earlier row in {', '.join(used)}: "
+            "pass --duplicates drop, or keep if these are runs of their own"
         )
-    values = {
-        role: _positive(frame, str(found[role])) for role in ("n", "d", "flops", "loss") if found[role] is not None
-    }
-    notes = {
-        role: f"column {name!r}" + ("" if asked[role] else " (guessed)")
-        for role, name in found.items()
-        if name is not None
-    }
-    if "d" not in values:
-        values["d"] = values["flops"] / (6 * values["n"])
-        notes["d"] = "tokens derived as D = C / (6 N)"
-    if "flops" not in values:
-        values["flops"] = 6 * values["n"] * values["d"]
-        notes["flops"] = "derived as C = 6 N D"
-    if found["cluster"] is None:
-        labels = np.arange(len(frame)).astype(str)
-        notes["cluster"] = "no column: every point counts as independent"
-    else:
-        labels = frame[found["cluster"]].astype(str).to_numpy(dtype=object)
-    losses = values.pop("loss")
-    return Table(values, losses, labels, notes)
+    if repeated.any() and duplicates == "drop":
+        values, labels = {name: column[~repeated] for name, column in values.items()}, labels[~repeated]
+        notes["duplicates"] = f"{repeated.sum()} repeated rows dropped"
+    _derive(values, notes)
+    loss = values.pop("loss")
+    if "task_loss" not in form.columns:  # where a form turns that loss into another measure, anything goes
+        remark = plausibility.remark_on_loss(found["loss"].column, loss, values)
+        notes["loss"] = "; ".join(filter(None, (notes["loss"], remark)))
+    return Table(values, loss, labels, notes)
 
 
 def check_identifiable(table: Table, form: Form) -> None:
-    """Refuses designs from which no fit of this form can separate its parameters.
+    """Refuses designs from which no fit of this form can separate its free parameters.
 
     Raises:
-        UserError: fewer points than parameters, a single N, a single D, or a constant D/N.
+        UserError: a column that the form reads is not there; fewer points than parameters; a single N, D, C, ...; a
+            constant D/N.
     """
-    if len(table) < len(form.params):
+    absent = [name for name in form.columns if name not in table.columns]
+    if absent:
+        raise UserError(f"{form.name!r} reads {', '.join(form.columns)}; the table lacks {', '.join(absent)}")
+    if len(table) < len(form.free):
         raise UserError(
-            f"{len(table)} points for the {len(form.params)} parameters of {form.name!r}: add at least "
-            f"{len(form.params) - len(table)} more"
+            f"{len(table)} points for the {len(form.free)} parameters of {form.name!r}: add at least "
+            f"{len(form.free) - len(table)} more"
         )
-    meaning = {"n": "model sizes N", "d": "token counts D"}
     for name in form.columns:
-        if _constant(table.columns[name]):
+        if name in MUST_VARY and _constant(table.columns[name]) and not _known(form, name):
             raise UserError(
                 f"all points have {name.upper()} = {table.columns[name][0]:.6g}: {form.name!r} needs several "
-                f"{meaning.get(name, 'values of ' + name)}; add points at others"
+                f"{MUST_VARY[name]}; add points at others, or fix what hangs on them at known values"
             )
-    if {"n", "d"} <= set(form.columns) and _constant(table.columns["d"] / table.columns["n"]):
+    if {"n", "d"} <= set(form.columns) and _constant(table.columns["d"] / table.columns["n"]) and not form.held:
         ratio = table.columns["d"][0] / table.columns["n"][0]
         raise UserError(
             f"all points have D/N = {ratio:.6g}: A/N^alpha and B/D^beta cannot be told apart; add points at "
@@ -174,53 +188,40 @@ def check_identifiable(table: Table, form: Form) -> None:
         )
 
 
+def _known(form: Form, column: str) -> bool:
+    """Whether parameters are held that may stand in for what a constant column does not tell."""
+    return f"gamma_{column[2:]}" in form.held if column.startswith("p_") else bool(form.held)
+
+
 def _constant(values: np.ndarray) -> bool:
     """Whether values agree to 1%: less than that is rounding of steps to batches, not a design."""
     return bool(values.max() <= 1.01 * values.min())
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
-    readers = {
-        ".csv": pd.read_csv,
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
-        ".parquet": pd.read_parquet,
-    }
-    if path.suffix not in readers:
-        raise UserError(f"{path}: a table is one of {', '.join(readers)}")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        return readers[path.suffix](path)  # type: ignore[operator, no-any-return]
-    except Exception as error:  # each reader has its own exceptions for a malformed file
-        raise UserError(f"{path}: not a readable {path.suffix} table ({error})") from error
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
-
-
-def _column(frame: pd.DataFrame, role: str, asked: str) -> str | None:
-    if asked:
-        if asked not in frame.columns:
-            raise UserError(f"--{role} {asked!r}: columns are {', '.join(map(str, frame.columns))}")
-        return asked
-    for guess in GUESSES[role]:
-        matches = [name for name in frame.columns if _normal(name) == guess]
-        if len(matches) > 1:
-            raise UserError(f"columns {', '.join(matches)} could all be {role}: choose with --{role}")
-        if matches:
-            return str(matches[0])
-    return None
-
-
-def _positive(frame: pd.DataFrame, name: str) -> np.ndarray:
-    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
-    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-    if len(bad):
-        rows = ", ".join(str(frame.index[i]) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        first = frame[name].iloc[bad[0]]
+def _labels(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """The cluster of every row, or each its own where there is no column."""
+    if not column:
+        return np.arange(len(frame)).astype(str).astype(object)
+    labels = reading.extract(frame, column, "--cluster")
+    if labels.isna().any():
+        rows = reading.name_rows(frame, np.flatnonzero(labels.isna()))
         raise UserError(
-            f"column {name!r} has {len(bad)} value(s) that are not positive numbers (rows {rows}, counted from 0; "
-            f"the first is {first}): mend or drop them"
+            f"{rows}: no value in the cluster column {column!r}: fill it in, or name another with --cluster"
         )
-    return values
+    return labels.astype(str).to_numpy(dtype=object)
+
+
+def _derive(values: dict[str, np.ndarray], notes: dict[str, str]) -> None:
+    """Completes N, D and C = 6 N D where two of them are known."""
+    if {"n", "d", "flops"} <= set(values):
+        remark = plausibility.remark_on_flops(values["n"], values["d"], values["flops"])
+        notes["flops"] = f"{notes['flops']}; {remark}"
+    elif {"n", "flops"} <= set(values):
+        values["d"] = values["flops"] / (6 * values["n"])
+        notes["d"] = "tokens derived as D = C / (6 N)"
+    elif {"d", "flops"} <= set(values):
+        values["n"] = values["flops"] / (6 * values["d"])
+        notes["n"] = "parameters derived as N = C / (6 D)"
+    elif {"n", "d"} <= set(values):
+        values["flops"] = 6 * values["n"] * values["d"]
+        notes["flops"] = "; ".join(filter(None, (notes.get("flops"), "derived as C = 6 N D")))

@@ -179,6 +179,7 @@ def test_bounds_hold_and_are_reported(ladder, planted):
     [
         ({"fixed": {"gamma": 1.0}}, "'gamma' is no parameter of 'chinchilla': it has E, A, B, alpha, beta"),
         ({"fixed": {"A": -1.0}}, "hold a coefficient"),
+        ({"fixed": {"alpha": -0.3}}, "alpha = -0.3: 'chinchilla' has it from 0.01 to 4.0"),
         ({"fixed": dict.fromkeys(("E", "A", "B", "alpha", "beta"), 1.0)}, "all parameters"),
         ({"bounds": {"A": (1.0, 2.0)}}, "held at a value, but not bounded"),
         ({"bounds": {"alpha": (0.5, 0.1)}}, "the lower end comes first"),

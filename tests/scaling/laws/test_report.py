@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scaling.errors import UserError
-from scaling.laws import report
+from scaling.laws import report, report_json
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def found(ladder) -> report.Report:
 
 
 def test_json_says_what_the_report_says(found, tmp_path):
-    report.write(found, tmp_path / "fit.json")
+    report_json.write(found, tmp_path / "fit.json")
     data = json.loads((tmp_path / "fit.json").read_text())
     assert {
         "form", "params", "intervals", "objective", "certificate", "holdout", "allocation", "conventions", "data"
@@ -43,7 +43,7 @@ def test_a_report_without_a_possible_holdout_says_why(ladder):
     found = report.analyse(points, replicates=100)
     assert found.holdout is None
     assert "all points have N" in found.holdout_problem
-    assert report.to_json(found)["holdout"] is None
+    assert report_json.to_json(found)["holdout"] is None
 
 
 @pytest.mark.parametrize(

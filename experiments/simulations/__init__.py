@@ -1,0 +1,1 @@
+"""Simulation studies: what the estimators do where the truth is known."""

@@ -1,0 +1,252 @@
+"""Chinchilla's three approaches on one table, side by side: envelope, IsoFLOP by two estimators, parametric.
+
+Hoffmann et al. 2022, sections 3.1 to 3.3. Where they agree, the answer does not hang on a method; where they differ
+by more than their intervals, one of them assumes something that the points do not have.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws import envelope, isoflop, slice_noise, slices
+from scaling.laws.frontier import Line
+from scaling.laws.intervals import Interval
+from scaling.laws.isoflop import IsoFlop
+from scaling.laws.table import Table
+from scaling.laws.uncertainty import INDICATIVE_BELOW, Bootstrap
+
+ENVELOPE = "1: envelope"
+ISOFLOP: dict[isoflop.Estimator, str] = {
+    "parabola": "2: IsoFLOP, parabola",
+    "shape-free": "2: IsoFLOP, shape-free",
+}
+PARAMETRIC = "3: parametric"
+MANY_FAILED = 0.1  # share of replicates without an answer from which an interval is said to lean on the others
+
+
+@dataclasses.dataclass(frozen=True)
+class AtBudget:
+    """What an approach says at one budget.
+
+    Attributes:
+        flops: C = 6 N D.
+        n, d, ratio: N_opt, D_opt = C / (6 N_opt), and D/N.
+        n_interval, d_interval, ratio_interval: of them.
+        loss: at the optimum; None where the approach does not know it (approaches 1 and 2 beyond their budgets).
+        loss_interval: of it; None for approaches 1 and 2.
+        extrapolation: orders of magnitude between the budget and the nearest that the approach had an optimum at.
+    """
+
+    flops: float
+    n: float
+    n_interval: Interval
+    d: float
+    d_interval: Interval
+    ratio: float
+    ratio_interval: Interval
+    loss: float | None
+    loss_interval: Interval | None
+    extrapolation: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Approach:
+    """One approach on one table.
+
+    Attributes:
+        name: of the approach.
+        a, b: N_opt ~ C^a and D_opt ~ C^b, b = 1 - a; None where the approach cannot run.
+        a_interval, b_interval: of them.
+        at: its answers by budget; empty where it cannot run.
+        budgets: smallest and largest budget that it had an optimum at.
+        used: what of the table was used, in words.
+        problems: why it cannot run, or what weakens its answer, in words.
+    """
+
+    name: str
+    a: float | None
+    a_interval: Interval | None
+    b: float | None
+    b_interval: Interval | None
+    at: tuple[AtBudget, ...]
+    budgets: tuple[float, float] | None
+    used: str
+    problems: tuple[str, ...]
+
+
+def three_approaches(
+    points: Table,
+    bootstrap: Bootstrap,
+    budgets: Sequence[float],
+    *,
+    level: float = 0.9,
+    seed: int = 0,
+    replicates: int = 1000,
+    how: slices.How = "auto",
+    of: envelope.Of = "size",
+) -> tuple[Approach, ...]:
+    """All approaches on one table: 1, 2 by parabola, 2 shape-free, 3.
+
+    An approach that cannot run on the table says why in `problems` and has no numbers.
+
+    Args:
+        points: the table.
+        bootstrap: of approach 3: a fit of the same table, whose form has an optimum.
+        budgets: C = 6 N D to answer for.
+        level: nominal coverage of intervals of approaches 1 and 2; that of approach 3 is the bootstrap's.
+        seed: of the replicates.
+        replicates: of approach 2; approach 1 takes 200.
+        how: how slices are made.
+        of: what curves the envelope is taken over.
+    """
+    rows = [_guarded(ENVELOPE, lambda: _envelope(envelope.fit(points, of=of, level=level, seed=seed), budgets))]
+    try:
+        found = isoflop.fit(points, how=how, replicates=replicates, level=level, seed=seed)
+    except UserError as error:
+        rows += [_cannot(name, str(error)) for name in ISOFLOP.values()]
+    else:
+        rows += [_isoflop(found, estimator, bootstrap, budgets) for estimator in isoflop.ESTIMATORS]
+    rows.append(_guarded(PARAMETRIC, lambda: _parametric(bootstrap, budgets)))
+    return tuple(rows)
+
+
+def _guarded(name: str, run: Callable[[], Approach]) -> Approach:
+    try:
+        return run()
+    except UserError as error:
+        return _cannot(name, str(error))
+
+
+def _cannot(name: str, problem: str, used: str = "") -> Approach:
+    return Approach(name, None, None, None, None, (), None, used, (problem,))
+
+
+def _envelope(found: envelope.Envelope, budgets: Sequence[float]) -> Approach:
+    winners = len(np.unique(found.n))
+    curves = "each size's points" if found.of == "size" else "every run's curve"
+    used = (
+        f"the lower envelope of {curves} at {len(found.budgets)} of {envelope.BUDGETS} log-spaced budgets, {winners} "
+        f"sizes on it; left out: {found.alone} budgets that fewer than two sizes reach, {found.edge} where sizes do "
+        "not lie on both sides of the optimum"
+    )
+    problems = _replicate_problems(found.line)
+    clusters = len(np.unique(found.points.cluster))
+    if clusters < INDICATIVE_BELOW:
+        problems += (f"intervals are indicative: {clusters} clusters to resample",)
+    return _along(ENVELOPE, found.line, found.budgets, found.loss, budgets, used, problems)
+
+
+def _isoflop(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstrap, budgets: Sequence[float]) -> Approach:
+    name, optima = ISOFLOP[estimator], found.optima[estimator]
+    held = [one for one in optima if not one.problem]
+    losses = sum(one.points for one in held)
+    used = f"{found.cuts.note}; {len(held)} slices used, {losses} losses; noise {found.noise.total:.2%}"
+    used += f" of a loss from {found.noise.source}" if found.noise.source != "as given" else " of a loss, as given"
+    without = tuple(one.problem for one in optima if one.problem)
+    if estimator not in found.lines:
+        return _cannot(name, f"{len(held)} slices have a minimum well between their sizes, a line needs three", used)
+    line = found.lines[estimator]
+    freedom = found.noise.freedom
+    if freedom is not None and freedom < slice_noise.LEAST_FREEDOM:
+        without += (f"intervals are indicative: {freedom} degrees of freedom to tell the noise by",)
+    problems = (*without, *_replicate_problems(line), *_known_bias(found, estimator, bootstrap))
+    at = np.array([one.budget for one in held])
+    loss = np.array([one.loss for one in held], float)
+    return _along(name, line, at, loss, budgets, used, problems)
+
+
+def _known_bias(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstrap) -> tuple[str, ...]:
+    """What the estimator would get wrong without any noise, were approach 3's law the truth."""
+    form, params = bootstrap.fit.form, bootstrap.fit.params
+    if form.optimum is None or set(form.columns) != {"n", "d"}:
+        return ()
+    rows = isoflop.parabola_bias(params, found.points, found.cuts, noise=found.noise, form=form)
+    (row,) = [row for row in rows if row.estimator == estimator]
+    if row.a is None or row.n_at is None:
+        return ()
+    return (
+        f"known bias: on noise-free losses of approach 3's law at these points it would find N_opt {min(row.n):+.1%} "
+        f"to {max(row.n):+.1%} off by slice, {row.n_at:+.1%} at C = {row.at:.3g}, and a off by {row.a:+.4f}",
+    )
+
+
+def _replicate_problems(line: Line) -> tuple[str, ...]:
+    replicates = len(line.a_replicates)
+    if line.failed <= MANY_FAILED * replicates:
+        return ()
+    return (f"intervals lean on the {replicates - line.failed} of {replicates} replicates that had an answer",)
+
+
+def _along(
+    name: str,
+    line: Line,
+    at_B: np.ndarray,
+    loss_B: np.ndarray,
+    budgets: Sequence[float],
+    used: str,
+    problems: tuple[str, ...],
+) -> Approach:
+    """An approach whose answer is a line through optima at budgets, with the losses there."""
+    span = float(at_B.min()), float(at_B.max())
+    rows = []
+    for flops in budgets:
+        inside = span[0] <= flops <= span[1]
+        loss = float(np.exp(np.interp(np.log(flops), np.log(at_B), np.log(loss_B)))) if inside else None
+        rows.append(_at(flops, line.n(flops), line.n_replicates(flops), line.interval, loss, None, span))
+    a = line.interval(line.a_replicates)
+    return Approach(name, line.a, a, 1 - line.a, Interval(1 - a.high, 1 - a.low), tuple(rows), span, used, problems)
+
+
+def _parametric(bootstrap: Bootstrap, budgets: Sequence[float]) -> Approach:
+    fit = bootstrap.fit
+    optimum = fit.form.optimum
+    if optimum is None:
+        raise UserError(
+            f"the form {fit.form.name!r} has no compute-optimal N and D: fit one that has, such as chinchilla"
+        )
+    span = float(fit.table.budgets.min()), float(fit.table.budgets.max())
+    rows = []
+    for flops in budgets:
+        best, spread = optimum(fit.params, flops), optimum(bootstrap.params, flops)
+        loss = float(np.squeeze(fit.predict(best)))
+        around = bootstrap.interval(fit.form.predict(bootstrap.params, spread))
+        rows.append(_at(flops, float(best["n"]), spread["n"], bootstrap.interval, loss, around, span))
+    a, a_R = (
+        np.log10(optimum(params, 10 * span[1])["n"] / optimum(params, span[1])["n"])
+        for params in (fit.params, bootstrap.params)
+    )
+    low, high = bootstrap.interval(a_R)
+    problems = tuple(fit.certificate.findings)
+    if bootstrap.indicative:
+        problems += (f"intervals are indicative: {bootstrap.clusters} clusters",)
+    return Approach(
+        name=PARAMETRIC,
+        a=float(a),
+        a_interval=Interval(float(low), float(high)),
+        b=1 - float(a),
+        b_interval=Interval(1 - float(high), 1 - float(low)),
+        at=tuple(rows),
+        budgets=span,
+        used=f"{fit.form.formula} fitted to all {len(fit.table)} points",
+        problems=problems,
+    )
+
+
+def _at(
+    flops: float,
+    n: float,
+    n_R: np.ndarray,
+    interval: Callable[[np.ndarray], Interval],
+    loss: float | None,
+    loss_interval: Interval | None,
+    span: tuple[float, float],
+) -> AtBudget:
+    def ends(values_R: np.ndarray) -> Interval:
+        return Interval(*map(float, interval(values_R)))
+
+    d, d_R = flops / 6 / n, flops / 6 / n_R
+    beyond = max(0.0, float(np.log10(flops / span[1])), float(np.log10(span[0] / flops)))
+    around = None if loss_interval is None else Interval(*map(float, loss_interval))
+    return AtBudget(flops, n, ends(n_R), d, ends(d_R), d / n, ends(d_R / n_R), loss, around, beyond)
