@@ -146,7 +146,11 @@ def test_a_report_finds_the_planted_law_of_every_domain(store):
         assert "non-embedding" in found["conventions"]["n"]
         drawn = {path.name for path in (folder / domain).iterdir()}
         assert {"fit.json", "points_and_law.png", "optimal_ratio.pdf", "allocation.png", "residuals.png"} <= drawn
-        assert [row["name"] for row in found["sensitivity"]] == ["N = N, C = 6 N D", "N = N_total, C = 6 N D"]
+        assert [row["name"] for row in found["sensitivity"]] == [
+            "N = N, C = 6 N D",
+            "N = N_total, C = 6 N D",
+            "N = N_total, C = C_6ND",
+        ]
     assert (folder / "loss_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "law on code" in text
     assert "law on prose" in text

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,17 @@ TABLES = Path(__file__).parents[4] / "shared" / "data" / "law_tables"
 
 
 @pytest.fixture(scope="session")
-def real_table() -> Callable[[str], table.Table]:
-    def read(name: str) -> table.Table:
+def real_table() -> Callable[..., table.Table]:
+    def read(name: str, **how: Any) -> table.Table:
         if not (TABLES / name).is_file():
             pytest.skip(f"{name} is not here (it is not ours to ship)")
-        return table.read_table(TABLES / name)
+        return table.read_table(TABLES / name, **how)
 
     return read
 
 
 @pytest.fixture(scope="session")
-def epoch(real_table: Callable[[str], table.Table]) -> table.Table:
+def epoch(real_table: Callable[..., table.Table]) -> table.Table:
     """Besiroglu et al.'s points without the five largest losses, as their notebook has it."""
     points = real_table("chinchilla_svg_extracted.csv")
     return points.select(points.loss < np.sort(points.loss)[-5])

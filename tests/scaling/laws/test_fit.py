@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.laws import certify, fit, published, solver
+from scaling.laws import certify, fit, holdout, published, solver
 from scaling.laws.forms import CHINCHILLA
 from scaling.laws.table import Table
 
@@ -49,9 +49,40 @@ def test_gemstones(real_table, when, expected):
     )
 
 
-def test_every_seed_finds_the_same_optimum(epoch):
-    found = [fit.fit(CHINCHILLA, epoch, seed=seed).objective for seed in range(10)]
-    assert found == pytest.approx([1.0182740178e-3] * 10, rel=1e-9)
+OLMO = {"n": "run~^([0-9.]+[MB])", "loss": "eval/pile-validation/CrossEntropyLoss"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "columns", "where"),
+    [
+        ("chinchilla_svg_extracted.csv", {}, "loss < 3.44"),
+        ("chinchilla_svg_extracted.csv", {}, ""),
+        ("gemstones_after_cooldown.jsonl", {}, ""),
+        ("gemstones_before_cooldown.jsonl", {}, ""),
+        ("olmo_ladder_final_losses.csv", OLMO, "run.str.contains('xC')"),
+    ],
+)
+def test_every_seed_finds_the_same_optimum(real_table, name, columns, where):
+    points = real_table(name, columns=columns, where=where)
+    found = np.array([fit.fit(CHINCHILLA, points, seed=seed).objective for seed in range(100)])
+    assert found.max() <= found.min() * (1 + certify.SAME_OPTIMUM)
+
+
+@pytest.mark.slow
+def test_most_of_4500_starts_reach_the_optimum(epoch):
+    found = fit.fit(CHINCHILLA, epoch, starts=4500)
+    assert found.objective == pytest.approx(1.0182740178e-3, rel=1e-10)
+    assert found.certificate.share_at_optimum >= 0.93
+
+
+@pytest.mark.parametrize("loss", ["c4_en", "pile", "wikitext_103"])
+def test_the_olmo_ladder_predicts_its_largest_size(real_table, loss):
+    columns = OLMO | {"loss": f"eval/{loss}-validation/CrossEntropyLoss"}
+    points = real_table("olmo_ladder_final_losses.csv", columns=columns, where="run.str.contains('xC')")
+    held = holdout.holdout(CHINCHILLA, points, replicates=100)
+    assert held.heldout.columns["n"].min() == 3e9
+    assert held.mean_error < 0.03
 
 
 @settings(max_examples=20, deadline=None)
@@ -65,17 +96,18 @@ def test_every_seed_finds_the_same_optimum(epoch):
             "beta": st.floats(0.2, 0.7),
         }
     ),
+    st.sampled_from([(12e3, 24e3, 47e3, 95e3, 190e3), (1e7, 4e7, 3e8), (1e6, 1e7, 1e8, 1e9, 1e9)]),
     st.integers(0, 10**6),
 )
-def test_planted_laws_are_recovered(ladder, law, seed):
-    exact = fit.fit(CHINCHILLA, ladder(law), seed=seed)
-    assert exact.params == pytest.approx(law, rel=1e-4)
+def test_planted_laws_are_recovered(ladder, law, sizes, seed):
+    exact = fit.fit(CHINCHILLA, ladder(law, sizes=sizes), seed=seed)
+    assert exact.params == pytest.approx(law, rel=1e-3)
     # With noise the fit is at least as good as the truth by the objective it minimises, and predicts closely.
-    noisy = ladder(law, point_noise=2e-3, seed=seed)
+    noisy = ladder(law, sizes=sizes, point_noise=2e-3, trunk_noise=2e-3, seed=seed)
     found = fit.fit(CHINCHILLA, noisy, seed=seed)
     r = np.log(CHINCHILLA.predict(law, noisy.columns) / noisy.loss)
     assert found.objective <= np.where(np.abs(r) < 1e-3, r**2 / 2, 1e-3 * (np.abs(r) - 5e-4)).sum()
-    assert found.predict(noisy.columns) == pytest.approx(CHINCHILLA.predict(law, noisy.columns), rel=8e-3)
+    assert found.predict(noisy.columns) == pytest.approx(CHINCHILLA.predict(law, noisy.columns), rel=1.2e-2)
 
 
 def test_derivatives_are_those_of_the_objective(epoch):
