@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from scaling import environment
 from scaling.errors import UserError
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
@@ -14,6 +15,7 @@ RunsDir = Annotated[Path, tyro.conf.arg(help="where runs and studies live")]
 DataDir = Annotated[Path, tyro.conf.arg(help="where prepared corpora live")]
 
 _RUNS, _DATA = Path("runs"), Path("data")
+_COMPUTING = ("plan", "run", "fit", "suggest", "doctor")  # commands whose process is prepared for it
 
 
 def plan(study: Name, runs_dir: RunsDir = _RUNS, data_dir: DataDir = _DATA, calibrate: bool = True) -> None:
@@ -25,9 +27,6 @@ def plan(study: Name, runs_dir: RunsDir = _RUNS, data_dir: DataDir = _DATA, cali
         data_dir: where prepared corpora live.
         calibrate: time a few steps of every size for the estimate of hours.
     """
-    from scaling import environment
-
-    environment.prepare()
     from experiments.commands.plan import show
 
     show(study, runs_dir, data_dir, calibrate)
@@ -42,9 +41,6 @@ def run(study: Name, runs_dir: RunsDir = _RUNS, data_dir: DataDir = _DATA, repor
         data_dir: where prepared corpora live; what is missing there is prepared first.
         report: fit the law and draw the figures at the end.
     """
-    from scaling import environment
-
-    environment.prepare()
     from experiments.commands.run import execute
 
     execute(study, runs_dir, data_dir, report)
@@ -81,9 +77,6 @@ def data(
 
 def doctor() -> None:
     """Show what this machine offers and what a training process will set before it starts."""
-    from scaling import environment
-
-    environment.prepare()
     from experiments.commands.doctor import show
 
     show()
@@ -91,6 +84,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point of `windtunnel`."""
+    if set(sys.argv[1:2]) & set(_COMPUTING):
+        environment.prepare()  # first of all: it starts the process anew
     from experiments.commands.fit import fit  # light, like the next two: their work is imported when it runs
     from experiments.commands.predict import allocate, predict
     from experiments.commands.suggest import suggest

@@ -11,6 +11,7 @@ command `windtunnel fit` is timed as a process, with an empty cache of compiled 
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,20 @@ def peers(data: peer.Data, sizes: Sizes) -> dict[str, Peer]:
     }
 
 
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes begun inside multiply small matrices on one thread: with more they wait for each other."""
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
 def interleaved(path: Path, sizes: Sizes) -> dict[str, Any]:
     """Both engines on the points of a file, in alternating rounds.
 
@@ -183,7 +198,8 @@ def interleaved(path: Path, sizes: Sizes) -> dict[str, Any]:
     ours: dict[str, list[Any]] = {"fit": [], "starts": [], "bootstrap": [], "restarts": []}
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as cache, concurrent.futures.ProcessPoolExecutor(cores, spawn) as pool:
-        idle = [pool.submit(peer.from_starts, peer.HOFFMANN[None], data, True) for _ in range(cores)]  # starts it
+        with _one_thread_each():
+            idle = [pool.submit(peer.from_starts, peer.HOFFMANN[None], data, True) for _ in range(cores)]  # starts it
         engine = Engine(path, Path(cache))
         try:
             first = engine.ask("fit", sizes.fit_starts)

@@ -42,9 +42,6 @@ def fit(
         figures: draw them.
         out_dir: where fit.json and the figures go; by default, for runs.csv, the folder runs-law beside it.
     """
-    from scaling import environment
-
-    environment.prepare()
     from analysis.fit_table import fit_table, form_named
     from experiments.commands.console import terminal
 

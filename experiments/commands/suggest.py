@@ -38,9 +38,6 @@ def suggest(
         seed: of starts and replicates.
         out_dir: where suggestion.json and its figure go; by default, for runs.csv, the folder runs-law beside it.
     """
-    from scaling import environment
-
-    environment.prepare()
     from analysis.suggest_runs import suggest_runs
     from experiments.commands.console import terminal
 

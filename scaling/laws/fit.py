@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -72,7 +73,10 @@ def fit(
     weights_N = np.ones(len(points)) if weights is None else np.asarray(weights, float)
     data = as_points(form, points, weights_N)
     theta_SP = solver.draw_starts(form, data, starts, seed)
-    theta_SP, value_S = solver.solve(form, data, theta_SP, delta)
+    with ThreadPoolExecutor(1) as aside:
+        # Needed later, at the optimum: a process that fits for the first time compiles it while the solver compiles.
+        aside.submit(solver.diagnose, form, data, theta_SP[0], delta)
+        theta_SP, value_S = solver.solve(form, data, theta_SP, delta)
     best = int(np.nanargmin(value_S))
     params = form.physical(theta_SP[best], points.centre)
     evidence = solver.diagnose(form, data, theta_SP[best], delta)

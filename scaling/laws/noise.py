@@ -7,7 +7,7 @@ What they differ by is the least that any law of N and D can miss by; one that m
 import dataclasses
 
 import numpy as np
-from scipy import sparse, spatial, stats
+from scipy import sparse, spatial, special
 
 from scaling.laws import fit as fitting
 from scaling.laws import solver
@@ -36,7 +36,7 @@ class Spread:
     def interval(self, level: float = 0.9) -> Interval:
         """Interval of `total` by chi-square."""
         tails = np.array([(1 + level) / 2, (1 - level) / 2])
-        return Interval(*(self.total * np.sqrt(self.freedom / stats.chi2.ppf(tails, self.freedom))))
+        return Interval(*(self.total * np.sqrt(self.freedom / special.chdtri(self.freedom, 1 - tails))))
 
 
 NONE = Spread(0.0, None, None, 1.0)  # of points that a law goes through exactly
@@ -90,7 +90,7 @@ class LackOfFit:
     def interval(self, level: float = 0.9) -> Interval:
         """Interval of the ratio, by F."""
         tails = np.array([(1 + level) / 2, (1 - level) / 2])
-        quantiles = stats.f.ppf(tails, self.residuals.freedom, self.floor.spread.freedom)
+        quantiles = special.fdtri(self.residuals.freedom, self.floor.spread.freedom, tails)
         return Interval(*(self.ratio / np.sqrt(quantiles)))
 
     def words(self, level: float = 0.9) -> str:
