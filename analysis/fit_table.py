@@ -1,6 +1,7 @@
 """The law of anybody's runs: one file of points in; tables, fit.json and figures out."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,18 @@ class Source:
         return conventions.alternatives(frame, form, self.columns, self.units, self.duplicates)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuses a folder that nothing can be written to, before the work is done.
+
+    Raises:
+        UserError: it, or the folder that it would be made in, is a file or read-only.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    problem = "a file" if not existing.is_dir() else "" if os.access(existing, os.W_OK) else "read-only"
+    if problem:
+        raise UserError(f"{folder}: cannot be written to, {existing} is {problem}: name another with --out-dir")
+
+
 def form_named(name: str) -> Form:
     """A form by name.
 
@@ -88,12 +101,13 @@ def fit_table(
     """
     console = console or Console()
     points = source.points(form)
+    # Not the bare stem: runs.csv beside a store of runs would write into the store.
+    folder = source.path.with_name(f"{source.path.stem}-law") if out_dir is None else out_dir
+    check_writable(folder)
     console.print(f"Fitting {form.formula} to {len(points)} points of {source.path}")
     alternatives = source.alternatives(form) if set(form.columns) == {"n", "d"} else []
     found = report.analyse(points, form, by=by, budgets=budgets, alternatives=alternatives, **options)
     show_law.show(found, console)
-    # Not the bare stem: runs.csv beside a store of runs would write into the store.
-    folder = source.path.with_name(f"{source.path.stem}-law") if out_dir is None else out_dir
     drawn = write(found, folder, figures=figures)
     console.print(f"Written to {folder}: fit.json" + (f" and as .png and .pdf {', '.join(drawn)}" if drawn else ""))
     return found

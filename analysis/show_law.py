@@ -6,7 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 
 from analysis.numbers import quantity
-from scaling.laws import allocation, holdout, published
+from scaling.laws import allocation, conventions, holdout, published
 from scaling.laws.allocation import Allocation
 from scaling.laws.report import NO_BUDGET, Report
 
@@ -18,21 +18,25 @@ def show(report: Report, console: Console) -> None:
 
 def _parts(report: Report) -> list[RenderableType]:
     fitted = report.fit
-    columns = ", ".join(f"{role}: {note}" for role, note in report.conventions.items())
+    columns = "".join(f"\n  {role}: {note}" for role, note in report.conventions.items())
     return [
-        f"[bold]Points[/]  {len(fitted.table)} used. {columns}",
+        f"[bold]Points[/]  {len(fitted.table)} used{columns}",
         _law(report),
         _certificate(report),
         *([report.lack_of_fit.floor.words(), report.lack_of_fit.words()] if report.lack_of_fit else []),
         _heldout(report),
-        *([_answer(report), *_conversions(report), _approaches(report)] if report.allocations else [NO_BUDGET]),
+        *(
+            [_answer(report), *_conversions(report), _approaches(report)]
+            if report.allocations
+            else [_no_answer(report)]
+        ),
         *([_sensitivity(report)] if report.sensitivity else []),
     ]
 
 
 def _law(report: Report) -> RenderableType:
     replicated = report.bootstrap
-    grid = RichTable(title=f"Law  {report.fit.form.formula}", title_justify="left", box=box.SIMPLE_HEAD)
+    grid = RichTable(box=box.SIMPLE_HEAD)
     for heading in ("parameter", "value", replicated.label):
         grid.add_column(heading, justify="left" if heading == "parameter" else "right")
     for name, (low, high) in replicated.param_intervals().items():
@@ -41,7 +45,7 @@ def _law(report: Report) -> RenderableType:
     if report.allocations:
         a, (low, high) = allocation.exponent(replicated)
         grid.add_row("a (N_opt ~ C^a)", f"{a:.4f}", f"{low:.3f} to {high:.3f}")
-    return grid
+    return Group(f"[bold]Law[/]  {report.fit.form.formula}", grid)
 
 
 def _certificate(report: Report) -> RenderableType:
@@ -76,7 +80,7 @@ def _check(held: holdout.Holdout | str, by: holdout.By, asked: holdout.By) -> st
     if isinstance(held, str):
         return f"  [yellow]{name}: no check: {held}[/]"
     line = (
-        f"{name}: {len(held.heldout)} points predicted from {len(held.fit.table)}, mean error "
+        f"{name}: {len(held.heldout)} point{'s' * (len(held.heldout) > 1)} predicted from {len(held.fit.table)}, mean error "
         f"{held.mean_error:.2%}, largest {np.max(np.abs(held.relative_error)):.2%}; {held.covered.sum()} of "
         f"{len(held.heldout)} inside the {held.bootstrap.level:.0%} prediction interval{held.bootstrap.caveat}"
     )
@@ -117,6 +121,15 @@ def _answer(report: Report) -> RenderableType:
     return Group(warning, grid)
 
 
+def _no_answer(report: Report) -> str:
+    columns = report.fit.form.columns
+    if not {"n", "d"} <= set(columns):
+        return NO_BUDGET
+    further = [name for name in columns if name not in ("n", "d", "n_unique")]
+    settled = " ".join(f"--column {name}=VALUE" for name in further)
+    return f"A budget can be spent once {', '.join(further)} is settled: windtunnel allocate with {settled}"
+
+
 def _flat(row: Allocation) -> str:
     low, high = row.flat_ratio
     return f"{_short(low)} to {_short(high)}\n[dim]loss within {row.tolerance:.1%}[/]"
@@ -146,7 +159,8 @@ def _approaches(report: Report) -> RenderableType:
 def _sensitivity(report: Report) -> RenderableType:
     first = report.sensitivity[0]
     grid = RichTable(
-        title=f"The same points under other conventions, at 10 times the largest run ({first.level})",
+        title=f"The same points under other conventions, at {conventions.TIMES_LARGEST:g} times the largest run "
+        f"({first.level})",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -167,11 +181,12 @@ def _sensitivity(report: Report) -> RenderableType:
 
 def _conversions(report: Report) -> list[RenderableType]:
     """How the columns compare: a line on units, and one per law on its source, its tokens and its N."""
-    conventions = report.conventions
+    words = report.conventions
+    training_alone = " Published ratios are of training alone." if report.inference_tokens else ""
     return [
         "A published ratio is in that paper's own tokens: compare bytes. '+x': orders of magnitude beyond the runs "
-        "that a law was fitted to; beyond 2, indicative.",
-        f"- this law: bytes per token {conventions['bytes_per_token']}; N: {conventions.get('n', 'as in the table')}",
+        f"that a law was fitted to; beyond 2, indicative.{training_alone}",
+        f"- this law: bytes per token {words['bytes_per_token']}; N: {words.get('n', 'as in the table')}",
         *(f"- {law.name}: {law.conversion}; N: {law.n_convention}; {law.source}" for law in published.HEADLINE),
     ]
 

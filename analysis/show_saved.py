@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from analysis.numbers import quantity
+from scaling.errors import UserError
 from scaling.laws import allocation
 from scaling.laws.allocation import Allocation
 from scaling.laws.saved import SavedLaw
@@ -18,12 +20,12 @@ def show_prediction(law: SavedLaw, columns: Mapping[str, float], console: Consol
     Raises:
         UserError: a column that the law reads is missing or not positive.
     """
+    columns = law.complete(columns)
     found = law.predict(columns)
     at = ", ".join(f"{name} = {value:g}" for name, value in columns.items())
     console.print(f"[bold]{found.loss.item():.4f}[/]  predicted at {at} by {law.form.formula}")
-    caveat = f", indicative ({law.clusters} clusters)" if law.indicative else ""
     for what, (low, high) in (("the law passes there", found.law), ("a new run ends there", found.new_run)):
-        console.print(f"  {low.item():.4f} to {high.item():.4f}  {law.level:.0%} interval{caveat}: where {what}")
+        console.print(f"  {low.item():.4f} to {high.item():.4f}  {law.level:.0%} interval{law.caveat}: where {what}")
     _warn(law, law.outside(columns), console)
 
 
@@ -35,6 +37,7 @@ def show_allocation(
     Raises:
         UserError: as `allocation.allocate`.
     """
+    given = _settled(law, given)
     rows = [
         allocation.allocate(law, flops, law.bytes_per_token, inference_tokens=inference_tokens, given=given)
         for flops in budgets
@@ -50,10 +53,14 @@ def show_cheapest(
     Raises:
         UserError: as `allocation.cheapest`.
     """
+    if not 0 < loss < np.inf:
+        raise UserError(f"loss {loss:g}: a positive, finite number to reach, such as 2.5")
+    given = _settled(law, given)
     found = allocation.cheapest(law, loss, law.bytes_per_token, inference_tokens=inference_tokens, given=given)
     low, high = found.flops_interval
     console.print(
-        f"loss {loss:g} for [bold]{found.flops:.3g}[/] FLOPs ({law.level:.0%} interval {low:.3g} to {high:.3g})"
+        f"loss {loss:g} for [bold]{found.flops:.3g}[/] FLOPs "
+        f"({law.level:.0%} interval {low:.3g} to {high:.3g}{law.caveat})"
     )
     if found.out_of_reach:
         console.print(f"  [yellow]{found.out_of_reach:.1%} of the replicates never reach it[/]")
@@ -62,11 +69,28 @@ def show_cheapest(
     _print(law, [found.allocation], inference_tokens, console)
 
 
+def _settled(law: SavedLaw, given: Mapping[str, float]) -> dict[str, float]:
+    """The columns beside N and D, all of them, which the budget pays for.
+
+    Raises:
+        UserError: one of them is missing, or N or D is among them.
+    """
+    if chosen := {"n", "d"} & set(given):
+        raise UserError(f"{', '.join(sorted(chosen))}: what a budget is spent on is the answer, and cannot be given")
+    settled = law.complete(given)
+    missing = [name for name in law.form.columns if name not in {"n", "d", *settled}]
+    if missing and {"n", "d"} <= set(law.form.columns):
+        wanted = " ".join(
+            f"--column {name}=VALUE" for name in missing if (name, "d_unique") != ("n_unique", missing[-1])
+        )
+        raise UserError(f"{law.form.name!r} also reads {', '.join(missing)}: settle it with {wanted}")
+    return settled
+
+
 def _print(law: SavedLaw, rows: Sequence[Allocation], inference_tokens: float, console: Console) -> None:
     served = f", {quantity(inference_tokens)} tokens served" if inference_tokens else ""
-    caveat = f", indicative ({law.clusters} clusters)" if law.indicative else ""
     grid = RichTable(
-        title=f"Spending under {law.form.formula}{served} ({law.level:.0%} intervals below{caveat})",
+        title=f"Spending under {law.form.formula}{served} ({law.level:.0%} intervals below{law.caveat})",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from analysis.fit_table import Source, form_named
+from analysis.fit_table import Source, check_writable, form_named
 from analysis.numbers import quantity
 from scaling import storage
 from scaling.laws import fit, report_json, suggest, uncertainty
@@ -49,13 +49,14 @@ def suggest_runs(
 
     console = console or Console()
     points = source.points(form_named(form))
+    folder = source.path.with_name(f"{source.path.stem}-law") if out_dir is None else out_dir
+    check_writable(folder)
     fitted = fit.fit(form_named(form), points, seed=seed)
     replicated = uncertainty.bootstrap(fitted, replicates=replicates, seed=seed)
     at = 10 * float(points.budgets.max()) if at is None and answer != "loss" else at
     asked = suggest.named(answer, flops=at, n=target[0], d=target[1])
     found = suggest.suggest(replicated, asked, budget, decay_share=decay_share, most_runs=most_runs)
     _show(found, console)
-    folder = source.path.with_name(f"{source.path.stem}-law") if out_dir is None else out_dir
     storage.write_json(folder / "suggestion.json", _to_json(found))
     plots.save(plots.suggestion(found), folder / "suggestion")
     console.print(f"Written to {folder}: suggestion as .json, .png and .pdf")

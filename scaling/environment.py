@@ -4,6 +4,7 @@ Imports no jax: the command line calls `prepare` first and re-executes itself wi
 """
 
 import os
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -64,6 +65,13 @@ def prepare() -> None:
         return
     environment = os.environ | settings() | {_GUARD: "1"}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this module lies in, or None outside one."""
+    folder = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
 
 
 def versions() -> dict[str, str]:

@@ -5,11 +5,15 @@ import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
+
+# A list that holds no text, list or object, over several lines; no text has a line break inside it.
+_LIST = re.compile(r"\[\n\s*([^\[\]{}\"]*?)\n\s*\]")
 
 
 @contextlib.contextmanager
@@ -52,8 +56,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON atomically. A NaN or infinity is an error: what is missing is null."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    """Writes JSON atomically, a list of numbers on one line. A NaN or infinity is an error: what is missing is null."""
+    text = json.dumps(data, indent=1, allow_nan=False)
+    write_text(path, _LIST.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text) + "\n")
 
 
 def read_json(path: Path) -> Any:

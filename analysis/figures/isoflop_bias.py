@@ -3,6 +3,7 @@
 Reads analysis/results/isoflop_bias/isoflop_bias.json, which `experiments.simulations.isoflop_bias` writes.
 """
 
+import sys
 from pathlib import Path
 
 import tyro
@@ -26,4 +27,8 @@ def main(record: Path = Path("analysis/results/isoflop_bias/isoflop_bias.json"))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

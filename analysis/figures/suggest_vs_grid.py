@@ -3,6 +3,7 @@
 Reads analysis/results/suggest_vs_grid/suggest_vs_grid.json, which `experiments.simulations.suggest_vs_grid` writes.
 """
 
+import sys
 from pathlib import Path
 
 import tyro
@@ -26,4 +27,8 @@ def main(record: Path = Path("analysis/results/suggest_vs_grid/suggest_vs_grid.j
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

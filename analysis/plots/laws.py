@@ -110,7 +110,7 @@ def optimal_ratio(report: Report) -> Figure:
     """Compute-optimal bytes per parameter against compute, beside Chinchilla's and MiniCPM's.
 
     Bytes on the axis, because tokens of different vocabularies do not compare; the range of budgets that was
-    fitted is shaded, and every law is dotted outside its own.
+    fitted is shaded, and every law is dotted outside its own. Of training alone, whatever the budgets also serve.
     """
     fit, replicated = report.fit, report.bootstrap
     low, high = float(fit.table.budgets.min()), float(fit.table.budgets.max())
@@ -144,7 +144,7 @@ def optimal_ratio(report: Report) -> Figure:
     axes.set_xlim(span[0], span[-1])
     axes.set_xlabel("training compute, C = 6 N D (FLOPs)")
     axes.set_ylabel("optimal D/N (bytes of text per parameter)")
-    axes.set_title("How much text a parameter deserves")
+    axes.set_title("How much text a parameter deserves" + (", training alone" if report.inference_tokens else ""))
     low, high = axes.get_ylim()
     decimal_ticks(axes.yaxis, low, high)
     if abs(scale - 1) < 0.005:  # tokens are bytes

@@ -1,10 +1,12 @@
 """Every figure that a report of a fit comes with."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.plots import approaches, diagnostics, laws, spending
 from scaling.errors import UserError
 from scaling.laws import isoflop
+from scaling.laws.approaches import three_approaches
 from scaling.laws.holdout import ErrorAgainstCompute
 from scaling.laws.report import Report
 
@@ -25,9 +27,19 @@ def of_report(report: Report) -> dict[str, Figure]:
         figures["allocation"] = spending.allocation(
             report.bootstrap, report.allocations, bytes_per_token=report.bytes_per_token
         )
+        if sum(approach.a is not None for approach in report.approaches) > 1:
+            figures["approaches"] = _side_by_side(report)
         try:
             slices = isoflop.fit(report.fit.table, replicates=100)
         except UserError:  # too few slices, as the printed table of approaches says
             return figures
         figures["isoflop_slices"] = approaches.isoflop_slices(slices)
     return figures
+
+
+def _side_by_side(report: Report) -> Figure:
+    """The approaches over the whole range of budgets, from the smallest run to the largest that is asked about."""
+    table, asked = report.fit.table, [row.flops for row in report.allocations]
+    budgets = np.geomspace(min(table.budgets.min(), *asked), max(table.budgets.max(), *asked), 40)
+    rows = three_approaches(table, report.bootstrap, list(budgets), level=report.bootstrap.level, replicates=300)
+    return approaches.approaches_side_by_side(rows)

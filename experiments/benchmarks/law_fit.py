@@ -1,7 +1,7 @@
 """Question: how fast is a certified fit with intervals, against scipy on the same points and the same cores?
 
 Command: `python -m experiments.benchmarks.law_fit --table chinchilla_svg_extracted.csv` (Epoch's table).
-Cost: TBD minutes of two cores.
+Cost: 5 minutes of two cores.
 Result: analysis/results/law_fit_cpu.json.
 
 Rounds alternate between our engine, in a process of its own with the settings of the command line, and scipy's
@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks import law_fit_scipy as peer
+from experiments.benchmarks.law_fit_command import commands
 from scaling import environment
 from scaling.errors import UserError
 from scaling.laws import table as tables
@@ -272,39 +273,6 @@ def summarise(measured: dict[str, Any], replicates: int) -> dict[str, Any]:
     return parts
 
 
-def command(path: Path, cache: Path) -> dict[str, float | None]:
-    """Seconds of `windtunnel fit --no-figures` as a process, and until it says that it is fitting.
-
-    Args:
-        path: the table.
-        cache: where compiled programs are kept; empty for a cold start.
-    """
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    environ |= {"XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
-    arguments = ["fit", str(path), "--no-figures", "--out-dir", str(cache / "law")]
-    began, started = time.perf_counter(), None
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", *arguments], stdout=subprocess.PIPE, text=True, env=environ, cwd=ROOT
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if started is None and "itting" in line:
-            started = time.perf_counter() - began
-    if process.wait() != 0:
-        raise UserError(f"benchmark: windtunnel fit ended with code {process.returncode}: see its message above")
-    return {"seconds": time.perf_counter() - began, "fitting_after": started}
-
-
-def commands(path: Path, repeats: int) -> dict[str, dict[str, float | None]]:
-    """The command with an empty cache of compiled programs and with a filled one, the median run of `repeats` each."""
-    runs: dict[str, list[dict[str, float | None]]] = {"command cold": [], "command warm": []}
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as cache:
-            for name in runs:
-                runs[name].append(command(path, Path(cache)))
-    return {name: sorted(found, key=lambda run: run["seconds"] or 0.0)[len(found) // 2] for name, found in runs.items()}
-
-
 def view(parts: dict[str, Any], timed: dict[str, dict[str, float | None]]) -> Table:
     """The figures, as people read them."""
     shown = Table("part", "seconds", "goal", "scipy as published, one process", "analytic gradients, all cores")
@@ -345,7 +313,7 @@ def main(
     console.print(view(parts, timed))
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": environment.commit(),
         "processor": _processor(),
         "cores": environment.cores(),
         "load_before": load,
@@ -364,12 +332,6 @@ def _processor() -> str:
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text().splitlines() if listed.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _commit() -> str | None:
-    """The checkout's commit, or None outside one."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
 
 
 if __name__ == "__main__":

@@ -214,12 +214,6 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
     return view
 
 
-def _commit() -> str | None:
-    """The checkout's commit, or None outside one."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
-
-
 def main(
     torch_python: Path | None = None,
     shapes: tuple[str, ...] = tuple(SHAPES),
@@ -251,7 +245,7 @@ def main(
             )
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": environment.commit(),
         "cores": environment.cores(),
         "rounds": rounds,
         "seconds": seconds,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.commands.law_options import Pairs, PointsOptions, numbers, ranges
+from experiments.commands.law_options import Pairs, PointsOptions, natural, numbers, ranges
 
 
 def fit(
@@ -61,5 +61,5 @@ def fit(
         replicates=replicates,
         level=level,
         starts=starts,
-        seed=seed,
+        seed=natural("seed", seed),
     )

@@ -61,6 +61,17 @@ class PointsOptions:
         )
 
 
+def natural(option: str, value: int) -> int:
+    """An option's whole number from 0 on.
+
+    Raises:
+        UserError: a negative one.
+    """
+    if value < 0:
+        raise UserError(f"--{option} {value}: a whole number from 0 on")
+    return value
+
+
 def numbers(option: str, pairs: Sequence[str]) -> dict[str, float]:
     """NAME=NUMBER pairs by name.
 

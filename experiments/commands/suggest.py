@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.commands.law_options import PointsOptions
+from experiments.commands.law_options import PointsOptions, natural
 
 
 def suggest(
@@ -51,7 +51,7 @@ def suggest(
         decay_share=decay_share,
         most_runs=most_runs,
         replicates=replicates,
-        seed=seed,
+        seed=natural("seed", seed),
         out_dir=out_dir,
         console=terminal(),
     )

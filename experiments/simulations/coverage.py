@@ -1,7 +1,7 @@
 """Question: how often does a nominal 90% interval hold the truth, in studies like our quickstart and like Chinchilla's?
 
 Command: `python -m experiments.simulations.coverage --table chinchilla_svg_extracted.csv`.
-Cost: TBD on two cores.
+Cost: about 20 minutes on two cores for three splits of the noise.
 Result: analysis/results/coverage/coverage.json, drawn by `python -m analysis.figures.coverage`.
 
 A study is simulated by planting a law and drawing errors of log loss at a real design: one error that all points of
@@ -13,7 +13,6 @@ if every point were independent.
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -238,7 +237,7 @@ def main(
         "replicates": replicates,
         "seed": seed,
         "versions": environment.versions(),
-        "commit": _commit(),
+        "commit": environment.commit(),
         "designs": {one.name: _described(one) for one in designs},
         "rows": rows,
     }
@@ -266,11 +265,6 @@ def _line(row: dict[str, Any]) -> str:
         )
         shown += f"\n  {how}: " + ", ".join(cells)
     return shown
-
-
-def _commit() -> str | None:
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ D_opt = k C^b, which happens to be near 0.5; the "0.3%" at ±2x beside it is an 
 """
 
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -162,8 +161,7 @@ def main(out: Path = Path("analysis/results/isoflop_bias/isoflop_bias.json")) ->
         out: where the record goes, as JSON.
     """
     found = record()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    provenance = {"versions": environment.versions(), "commit": commit.stdout.strip() or None}
+    provenance = {"versions": environment.versions(), "commit": environment.commit()}
     write_json(out, {"seed": None, **provenance, **found})
     console = Console()
     for name, rows in found["at_published_grids"].items():

@@ -117,6 +117,9 @@ def allocate(
         raise UserError(f"{inference_tokens} tokens to serve: 0 or a positive, finite number")
     market = Market(law.form, cost, inference_tokens, axes, given or {})
     best = {name: float(value) for name, value in market.optimum(law.estimate, flops).items()}
+    if min(best["n"], best["d"]) < 1:
+        beside = f" beside {inference_tokens:.3g} tokens served" if inference_tokens else ""
+        raise UserError(f"{flops:.3g} FLOPs train nothing{beside}: offer more FLOPs, or serve fewer tokens")
     spread = market.optimum(law.replicates, flops)
     flat, alike = _flat_regions(market, law, flops, best, tolerance)
     beyond = max(0.0, float(np.log10(6 * best["n"] * best["d"] / law.largest_budget)))
@@ -221,19 +224,22 @@ def _flat_regions(
     log_n_M = centre + WIDEST * np.linspace(-1, 1, 2 * steps + 1) ** 3  # finest where regions end when they are narrow
     columns = market.along(law.estimate, flops, log_n_M)
     payable_M = (columns["d"] >= 1) & (columns["n"] >= 1)
-    held = {name: values[payable_M] for name, values in columns.items()}
-    loss_M = market.loss(law.estimate, held)
+    bought = {name: values[payable_M] for name, values in columns.items()}
+    loss_M = market.loss(law.estimate, bought)
     if np.argmin(loss_M) in (0, len(loss_M) - 1):
-        raise UserError(f"{flops:.3g} FLOPs: {market.form.formula} has no best split of this budget under these values")
-    start = int(np.argmin(np.abs(np.log(held["n"]) - centre)))
+        raise UserError(
+            f"{flops:.3g} FLOPs: {market.form.formula} has no best split of this budget under these values: name "
+            "another budget, or fit a form that has one, such as chinchilla"
+        )
+    start = int(np.argmin(np.abs(np.log(bought["n"]) - centre)))
     difference = law.interval(
-        law.form.predict({name: values[:, None] for name, values in law.replicates.items()}, held)
+        law.form.predict({name: values[:, None] for name, values in law.replicates.items()}, bought)
         / law.form.predict(law.replicates, best)[:, None]
         - 1
     )
     ends = []
     for excess in (loss_M / loss_M[start] - 1 - tolerance, difference.low):
-        low, high = region(np.log(held["n"]), excess, start)
+        low, high = region(np.log(bought["n"]), excess, start)
         at_ends = market.along(law.estimate, flops, np.array([low, high]))
         ratio_high, ratio_low = at_ends["d"] / at_ends["n"]
         ends.append(

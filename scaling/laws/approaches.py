@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.laws import envelope, isoflop, slice_noise, slices
+from scaling.laws import envelope, isoflop, slice_noise
+from scaling.laws.budget import Market
 from scaling.laws.frontier import Line
 from scaling.laws.intervals import Interval
 from scaling.laws.isoflop import IsoFlop
@@ -84,8 +85,6 @@ def three_approaches(
     level: float = 0.9,
     seed: int = 0,
     replicates: int = 1000,
-    how: slices.How = "auto",
-    of: envelope.Of = "size",
 ) -> tuple[Approach, ...]:
     """All approaches on one table: 1, 2 by parabola, 2 shape-free, 3.
 
@@ -93,17 +92,15 @@ def three_approaches(
 
     Args:
         points: the table.
-        bootstrap: of approach 3: a fit of the same table, whose form has an optimum.
+        bootstrap: of approach 3: a fit of the same table, whose form reads n and d.
         budgets: C = 6 N D to answer for.
         level: nominal coverage of intervals of approaches 1 and 2; that of approach 3 is the bootstrap's.
         seed: of the replicates.
         replicates: of approach 2; approach 1 takes 200.
-        how: how slices are made.
-        of: what curves the envelope is taken over.
     """
-    rows = [_guarded(ENVELOPE, lambda: _envelope(envelope.fit(points, of=of, level=level, seed=seed), budgets))]
+    rows = [_guarded(ENVELOPE, lambda: _envelope(envelope.fit(points, level=level, seed=seed), budgets))]
     try:
-        found = isoflop.fit(points, how=how, replicates=replicates, level=level, seed=seed)
+        found = isoflop.fit(points, replicates=replicates, level=level, seed=seed)
     except UserError as error:
         rows += [_cannot(name, str(error)) for name in ISOFLOP.values()]
     else:
@@ -160,7 +157,7 @@ def _isoflop(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstrap,
 def _known_bias(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstrap) -> tuple[str, ...]:
     """What the estimator would get wrong without any noise, were approach 3's law the truth."""
     form, params = bootstrap.fit.form, bootstrap.fit.params
-    if form.optimum is None or set(form.columns) != {"n", "d"}:
+    if set(form.columns) != {"n", "d"}:
         return ()
     rows = isoflop.parabola_bias(params, found.points, found.cuts, noise=found.noise, form=form)
     (row,) = [row for row in rows if row.estimator == estimator]
@@ -201,11 +198,7 @@ def _along(
 
 def _parametric(bootstrap: Bootstrap, budgets: Sequence[float]) -> Approach:
     fit = bootstrap.fit
-    optimum = fit.form.optimum
-    if optimum is None:
-        raise UserError(
-            f"the form {fit.form.name!r} has no compute-optimal N and D: fit one that has, such as chinchilla"
-        )
+    optimum = fit.form.optimum or Market(fit.form).optimum
     span = float(fit.table.budgets.min()), float(fit.table.budgets.max())
     rows = []
     for flops in budgets:

@@ -18,6 +18,7 @@ from scaling.laws.forms import CHINCHILLA, Columns, Form, Params
 from scaling.laws.intervals import Interval
 from scaling.laws.table import Duplicates, Table, from_frame
 
+TIMES_LARGEST = 10.0  # the budget at which conventions are compared, in multiples of the table's largest C
 SAME = 5e-3  # relative difference below which a column of FLOPs is 6 N D
 POWERS = (0.0, -1 / 3, -2 / 3)  # of N in log C / (6 N D): matrices, attention scores, embeddings and head
 
@@ -148,7 +149,8 @@ def sensitivity(
     found: Sequence[Alternative],
     form: Form = CHINCHILLA,
     *,
-    times_largest: float = 10.0,
+    times_largest: float = TIMES_LARGEST,
+    delta: float = 1e-3,
     replicates: int = 300,
     level: float = 0.9,
     seed: int = 0,
@@ -162,6 +164,7 @@ def sensitivity(
         found: from `alternatives`.
         form: the law.
         times_largest: the budget, in multiples of the table's largest C.
+        delta: Huber threshold in log loss.
         replicates: of the bootstrap.
         level: nominal coverage of intervals.
         seed: of starts and replicates.
@@ -174,7 +177,7 @@ def sensitivity(
     for alternative in found:
         key = alternative.table.columns["n"].tobytes()
         if key not in replicated:
-            fitted = fit.fit(form, alternative.table, seed=seed)
+            fitted = fit.fit(form, alternative.table, delta=delta, seed=seed)
             replicated[key] = uncertainty.bootstrap(fitted, replicates=replicates, level=level, seed=seed)
         outcomes.append(_outcome(alternative, replicated[key], times_largest))
     return outcomes

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from scaling.errors import UserError
 from scaling.laws import certify, solver, table
 from scaling.laws.derivatives import Points
 from scaling.laws.form import Columns, Form
@@ -38,7 +39,7 @@ class Fit:
     certificate: certify.Certificate
 
     def predict(self, columns: Columns) -> np.ndarray:
-        """Loss under the law at columns (n, d)."""
+        """Loss under the law at the columns that its form reads."""
         return np.asarray(self.form.predict(self.params, columns))
 
 
@@ -71,6 +72,8 @@ def fit(
     form = form.hold(fixed or {}).bound(bounds or {})
     table.check_identifiable(points, form)
     weights_N = np.ones(len(points)) if weights is None else np.asarray(weights, float)
+    if weights_N.shape != (len(points),) or not np.all(np.isfinite(weights_N) & (weights_N >= 0)):
+        raise UserError(f"weights of shape {weights_N.shape} for {len(points)} points: one number from 0 on for each")
     data = as_points(form, points, weights_N)
     theta_SP = solver.draw_starts(form, data, starts, seed)
     with ThreadPoolExecutor(1) as aside:

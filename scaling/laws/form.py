@@ -49,7 +49,7 @@ class Form:
             functions of this module (`exp`, ...), so that it runs under numpy and jax alike.
         combine: (shapes by name, logs of the terms) -> log loss, where that is not the log of their sum.
         optimum: (params, flops) -> {"n": ..., "d": ...}, the compute-optimal columns where C = 6 N D, for a form
-            that has them in closed form.
+            that has them in closed form; `budget.Market` finds them for any with columns n and d.
         reference: columns whose fitting coordinates are taken at this value instead of the table's centre.
         held: parameters that are not fitted, by name with their values; see `hold`.
     """
@@ -151,6 +151,21 @@ class Form:
     def log_origin(self, centre: Mapping[str, float]) -> dict[str, float]:
         """Log columns where the fitting coordinates are taken."""
         return {name: float(np.log(self.reference.get(name, centre[name]))) for name in self.columns}
+
+    def without(self, column: str) -> tuple[str, ...]:
+        """The fitted parameters that act in no term that reads a column; found by trying with NaN."""
+        logs = {name: np.nan if name == column else 1.0 for name in self.columns}
+        shapes = {shape.name: np.float64(shape.starts[0]) for shape in self.shapes}
+        with np.errstate(invalid="ignore"):
+            reads = [bool(np.isnan(g)) for g in self.log_basis(shapes, logs)]
+            among = [
+                self.log_basis(shapes | {name: np.float64(np.nan)}, dict.fromkeys(self.columns, 1.0)) for name in shapes
+            ]
+        free = [name for name, read in zip(self.coefficients, reads, strict=True) if not read]
+        for name, terms in zip(shapes, among, strict=True):
+            if not any(read and np.isnan(g) for read, g in zip(reads, terms, strict=True)):
+                free.append(name)
+        return tuple(name for name in free if name not in self.held)
 
     def _offsets(self, params: Params, centre: Mapping[str, float]) -> dict[str, Any]:
         shapes = {shape.name: np.asarray(params[shape.name]) for shape in self.shapes}

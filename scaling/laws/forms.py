@@ -92,9 +92,9 @@ COMPUTE = Form(
 
 
 def _effective(log_x: Any, log_unique: Any, r: Any) -> Any:
-    """Log of U + U r (1 - exp(-(X/U - 1) / r)): what X is worth of which only U is new."""
-    repeats = expm1(maximum(log_x - log_unique, 0.0))
-    return log_unique + log1p(-r * expm1(-repeats / r))
+    """Log of U + U r (1 - exp(-(X/U - 1) / r)): what X is worth of which only U is new; X itself where X < U."""
+    log_used = log_unique - maximum(log_unique - log_x, 0.0)
+    return log_used + log1p(-r * expm1(-expm1(log_x - log_used) / r))
 
 
 def _data_constrained_basis(s: _Values, x: _Values) -> tuple[Any, ...]:

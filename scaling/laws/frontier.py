@@ -7,9 +7,8 @@ import dataclasses
 from typing import Any, Literal
 
 import numpy as np
-from scipy import special
 
-from scaling.laws.intervals import Interval
+from scaling.laws.intervals import Interval, expanded_tail
 from scaling.laws.table import Table
 
 LEAST_OPTIMA = 3  # optima at distinct budgets that a line is drawn through
@@ -64,9 +63,7 @@ def percentiles(values_R: np.ndarray, level: float, freedom: int | None = None) 
     Taken at the wider level that Student's quantiles ask for where noise was estimated with few degrees of freedom
     (expanded percentile interval, as in `intervals.expanded_percentiles`).
     """
-    tail = (1 - level) / 2
-    if freedom is not None:
-        tail = float(special.ndtr(special.stdtrit(freedom, tail)))
+    tail = (1 - level) / 2 if freedom is None else expanded_tail(level, freedom)
     if np.isnan(values_R).all():
         return Interval(np.nan, np.nan)
     return Interval(*np.nanquantile(values_R, [tail, 1 - tail], axis=0))

@@ -104,6 +104,9 @@ def holdout(
 ) -> Holdout:
     """Leaves out all points at the largest N, D or C (to 10%), fits the rest and predicts them.
 
+    Of a trunk some of whose points are left out, the others stay: with the largest D or C its seed is on both sides,
+    which `error_against_compute` avoids.
+
     Raises:
         UserError: what is left cannot be fitted.
     """

@@ -59,9 +59,13 @@ def expanded_percentiles(values_R: Any, level: float, freedom: int) -> Interval:
         level: nominal coverage.
         freedom: degrees of freedom that the clusters leave for their own variance.
     """
-    tail = (1 - level) / 2
-    wider = float(special.ndtr(special.stdtrit(freedom, tail)))
-    return Interval(*np.quantile(np.asarray(values_R), [wider, 1 - wider], axis=0))
+    tail = expanded_tail(level, freedom)
+    return Interval(*np.quantile(np.asarray(values_R), [tail, 1 - tail], axis=0))
+
+
+def expanded_tail(level: float, freedom: int) -> float:
+    """The share that an expanded percentile interval leaves out on either side."""
+    return float(special.ndtr(special.stdtrit(freedom, (1 - level) / 2)))
 
 
 def scaled_residuals(residuals_N: np.ndarray, params: int) -> np.ndarray:
@@ -75,6 +79,6 @@ def scaled_residuals(residuals_N: np.ndarray, params: int) -> np.ndarray:
 
 
 def with_noise(loss_RM: np.ndarray, pool_N: np.ndarray, seed: int) -> np.ndarray:
-    """Losses of new runs: every replicate's prediction times the exponential of a residual drawn from the pool."""
+    """Losses of new runs: every replicate's prediction times the exponential of a log error drawn from the pool."""
     noise_RM = np.random.default_rng(seed).choice(pool_N, loss_RM.shape)
     return np.asarray(loss_RM * np.exp(noise_RM))

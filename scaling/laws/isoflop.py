@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from scipy import interpolate, linalg
 
-from scaling.errors import UserError
 from scaling.laws import frontier, slice_noise, slices
+from scaling.laws.budget import Market
 from scaling.laws.forms import CHINCHILLA, Form, Params
 from scaling.laws.frontier import Line
 from scaling.laws.intervals import Interval
@@ -228,11 +228,9 @@ def parabola_bias(
         form: of the law.
 
     Raises:
-        UserError: the form has no compute-optimal N and D.
+        UserError: the form does not read n and d alone.
     """
-    optimum = form.optimum
-    if optimum is None:
-        raise UserError(f"the form {form.name!r} has no compute-optimal N and D to measure a bias against")
+    optimum = form.optimum or Market(form).optimum
     log_loss_N = np.log(form.predict(params, points.columns))
     at = float(points.budgets.max()) if at is None else at
     rows = []

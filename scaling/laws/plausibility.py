@@ -11,6 +11,7 @@ from scaling.laws import reading
 from scaling.laws.guesses import is_training_loss
 
 GAP = 5.5  # orders of magnitude between neighbouring values of one column: wider than any design
+GAP_BELOW = 2.5  # the same where all values below it are too small for any model
 APART = 2.0  # orders of magnitude by which one row's C / (6 N D) may differ from the others'
 LEAST: Mapping[str, float] = {"n": 1e3, "d": 1e4, "flops": 1e9}  # of anything that is called a language model
 RATIOS = (1e-3, 1e6)  # tokens per parameter of anything that was ever trained
@@ -93,10 +94,13 @@ def remark_on_loss(name: str, loss: np.ndarray, columns: Mapping[str, np.ndarray
 
 
 def _check_gap(name: str, column: np.ndarray, frame: pd.DataFrame) -> None:
-    """Asks where a column falls into two clumps further apart than any design."""
+    """Asks where a column falls into two clumps further apart than any design, or well apart and one of no model's."""
     order = np.sort(np.log10(column))
     gaps = np.diff(order)
-    if not len(gaps) or gaps.max() < GAP:
+    if not len(gaps):
+        return
+    far = 10 ** order[gaps.argmax()] >= LEAST[name] or np.median(column) < LEAST[name]
+    if gaps.max() < (GAP if far else GAP_BELOW):
         return
     low = np.log10(column) <= order[gaps.argmax()]
     few, many = (low, ~low) if low.sum() <= (~low).sum() else (~low, low)

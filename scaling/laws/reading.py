@@ -38,8 +38,12 @@ def read_frame(path: Path) -> pd.DataFrame:
     }
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: a table is one of {', '.join(readers)}")
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, not a table: name a file in it")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    if not path.stat().st_size:
+        raise UserError(f"{path}: empty")
     try:
         frame = readers[path.suffix.lower()](path)
     except UserError:
@@ -148,10 +152,14 @@ def positive(column: pd.Series, what: str, *, count: bool) -> tuple[np.ndarray, 
         shown = "empty" if first is None or first != first else repr(first) if isinstance(first, str) else f"{first:g}"
         if isinstance(first, str) and re.fullmatch(r"\d+,\d+", first.strip()):
             shown += ", with a decimal comma"
+        if isinstance(first, str) and first.strip().endswith("%"):
+            shown += ", a percentage: write 0.94 or 94 for 94%"
+        way_out = "mend them"
+        if len(bad) < len(column):
+            way_out += f', or leave those rows out with --where, such as --where "{_keeps_out(column, bad)}"'
         raise UserError(
-            f"{what} has {len(bad)} value(s) that are not positive numbers "
-            f"({name_rows(column.to_frame(), bad)}; the first is {shown}): mend them, or leave those rows out with "
-            f'--where, such as --where "{_keeps_out(column, bad)}"'
+            f"{what} has {len(bad)} value{'s' * (len(bad) > 1)} that {'are' if len(bad) > 1 else 'is'} no positive "
+            f"number ({name_rows(column.to_frame(), bad)}; the first is {shown}): {way_out}"
         )
     texts = [value for value in column if isinstance(value, str)]
     odd = next((text for text in texts if not re.fullmatch(r"\s*[\d.]+(e[+-]?\d+)?\s*", text, re.IGNORECASE)), "")

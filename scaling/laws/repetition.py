@@ -26,23 +26,12 @@ def effective(x: Any, unique: Any, r: Any) -> Any:
     Args:
         x: units used: tokens trained on, or parameters.
         unique: distinct ones: unique tokens, or the parameters that they are compute-optimal for.
-        r: decay constant in repetitions, the paper's R*; the most x can be worth is unique (1 + r).
+        r: decay constant in repetitions, the paper's R* (15.39 for data on C4); x is worth unique (1 + r) at most.
 
     Source: equations 5 and 6.
     """
     used = np.minimum(x, unique)
     return used * (1 - r * np.expm1(-(x / used - 1) / r))
-
-
-def equivalent_tokens(d: Any, d_unique: Any, r_d: Any) -> Any:
-    """Unique tokens that D tokens over `d_unique` unique ones are worth to the loss.
-
-    Args:
-        d: tokens trained on; d / d_unique is the number of epochs.
-        d_unique: unique tokens there are.
-        r_d: decay constant of data, R*_D; 15.39 on C4.
-    """
-    return effective(d, d_unique, r_d)
 
 
 def marginal_value(epochs: Any, r_d: Any) -> Any:

@@ -141,7 +141,7 @@ def analyse(
         approaches=approaches.three_approaches(points, replicated, budgets, level=level, seed=seed, replicates=300)
         if has_sizes
         else (),
-        sensitivity=_sensitivity(alternatives, form, level, seed) if has_sizes else (),
+        sensitivity=_sensitivity(alternatives, form, delta, level, seed) if has_sizes else (),
         bytes_per_token=ratio,
         conventions=_conventions(points, n_means) | {"bytes_per_token": f"{ratio:.3g} ({origin})"},
     )
@@ -203,10 +203,12 @@ def _error_against_compute(
 
 
 def _sensitivity(
-    alternatives: Sequence[conventions.Alternative], form: Form, level: float, seed: int
+    alternatives: Sequence[conventions.Alternative], form: Form, delta: float, level: float, seed: int
 ) -> tuple[conventions.Outcome, ...]:
     """Nothing to compare where the file holds one convention."""
-    return tuple(conventions.sensitivity(alternatives, form, level=level, seed=seed)) if len(alternatives) > 1 else ()
+    if len(alternatives) < 2:
+        return ()
+    return tuple(conventions.sensitivity(alternatives, form, delta=delta, level=level, seed=seed))
 
 
 def _conventions(points: table.Table, n_means: str) -> dict[str, str]:
@@ -214,4 +216,6 @@ def _conventions(points: table.Table, n_means: str) -> dict[str, str]:
     found = dict(points.conventions)
     if n_means:
         found["n"] = ", ".join(filter(None, (found.get("n", ""), n_means)))
+    if not {"n", "d"} <= set(points.columns):
+        return found
     return found | {"budget": "C = 6 N D with this N, for the range of runs too, whatever the flops column counts"}

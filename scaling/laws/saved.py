@@ -11,13 +11,13 @@ import numpy as np
 from scipy import spatial
 
 from scaling.errors import UserError
-from scaling.laws import intervals
+from scaling.laws import intervals, repetition
+from scaling.laws.allocation import INDICATIVE_BEYOND
 from scaling.laws.form import Columns, Form
 from scaling.laws.forms import FORMS
 from scaling.laws.intervals import Interval
 from scaling.laws.uncertainty import INDICATIVE_BELOW, Bootstrap
 
-INDICATIVE_BEYOND = 2.0  # orders of magnitude outside the fitted points from which a prediction is indicative
 NAMES = {"n": "N", "d": "D", "budget": "C = 6 N D", "flops": "C"}
 
 
@@ -72,8 +72,19 @@ class SavedLaw:
         return self.clusters < INDICATIVE_BELOW
 
     @property
+    def caveat(self) -> str:
+        """What has to be said behind the level of any of its intervals, or ""."""
+        return f", indicative ({self.clusters} clusters)" if self.indicative else ""
+
+    @property
     def largest_budget(self) -> float:
-        """Largest 6 N D among the points fitted."""
+        """Largest 6 N D among the points fitted.
+
+        Raises:
+            UserError: they have no N and D.
+        """
+        if "budget" not in self.range:
+            raise UserError(f"{self.form.name!r} reads {', '.join(self.form.columns)}: spending needs n and d")
         return self.range["budget"][1]
 
     def interval(self, values_R: Any) -> Interval:
@@ -94,6 +105,23 @@ class SavedLaw:
             law=self.interval(loss_RM),
             new_run=self.interval(intervals.with_noise(loss_RM, self.errors, seed)),
         )
+
+    def complete(self, given: Mapping[str, float]) -> dict[str, float]:
+        """What is given of a run, with what follows from it: `n_unique`, where the form reads it and it is not given.
+
+        Args:
+            given: columns by name; n or d may be missing where they are still to be chosen.
+
+        Raises:
+            UserError: a column that the form does not read, or a value that is not positive.
+        """
+        if unread := [name for name in given if name not in self.form.columns]:
+            raise UserError(f"{self.form.name!r} reads {', '.join(self.form.columns)}: not {', '.join(unread)}")
+        _positive(given)
+        if "n_unique" not in self.form.columns or "n_unique" in given or "d_unique" not in given:
+            return dict(given)
+        seen = min(given["d_unique"], given.get("d", math.inf))
+        return {**given, "n_unique": float(repetition.optimal_parameters(self.estimate, seen))}
 
     def outside(self, columns: Columns) -> list[str]:
         """How far a point lies outside those fitted, in sentences; none where it lies among them.
@@ -128,11 +156,14 @@ class SavedLaw:
         missing = [name for name in self.form.columns if name not in columns]
         if missing:
             raise UserError(f"{self.form.formula} reads {', '.join(self.form.columns)}: {', '.join(missing)} not given")
-        values = {name: np.atleast_1d(np.asarray(columns[name], float)) for name in columns}
-        for name, value in values.items():
-            if not np.all(np.isfinite(value) & (value > 0)):
-                raise UserError(f"{name} = {columns[name]}: a positive, finite number, such as 1e9")
-        return values
+        _positive(columns)
+        return {name: np.atleast_1d(np.asarray(columns[name], float)) for name in columns}
+
+
+def _positive(columns: Mapping[str, Any]) -> None:
+    for name, value in columns.items():
+        if not np.all(np.isfinite(value) & (np.asarray(value) > 0)):
+            raise UserError(f"{name} = {value}: a positive, finite number, such as 1e9")
 
 
 def law_of(replicated: Bootstrap) -> dict[str, Any]:

@@ -95,3 +95,19 @@ def test_json_lines_are_one_object_a_line(tmp_path):
     storage.write_lines(path, rows)
     assert [json.loads(line) for line in path.read_text().split("\n")[:-1]] == rows
     assert storage.read_lines(path) == rows
+
+
+def test_lists_of_numbers_take_one_line_and_nothing_else_changes(tmp_path):
+    data = {
+        "draws": [1.5, -2e-30, 3],
+        "pairs": [[1, 2], [3, None]],
+        "names": ["[\n 1\n]", "a"],
+        "none": [],
+        "rows": [{"a": [1]}],
+    }
+    storage.write_json(tmp_path / "a.json", data)
+    text = (tmp_path / "a.json").read_text()
+    assert storage.read_json(tmp_path / "a.json") == data
+    assert ' "draws": [1.5, -2e-30, 3],' in text.splitlines()
+    assert "  [3, null]" in text.splitlines()
+    assert '  "a"' in text.splitlines()

@@ -198,3 +198,5 @@ def test_what_cannot_be_spent_on_is_said(replicated):
         allocation.allocate(replicated, -1.0, 1.0)
     with pytest.raises(UserError, match="no best split"):
         allocation.allocate(replicated, 20.0, 1.0)
+    with pytest.raises(UserError, match=r"1e\+12 FLOPs train nothing beside 1e\+13 tokens served: offer more FLOPs"):
+        allocation.allocate(replicated, 1e12, 1.0, inference_tokens=1e13)

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.simulations.isoflop_bias import Grid
 from scaling.laws import approaches, fit, isoflop, table, uncertainty
-from scaling.laws.forms import CHINCHILLA
+from scaling.laws.forms import CHINCHILLA, COMPUTE
 
 LAW = {"E": 1.8172, "A": 477.8, "B": 2143.4, "alpha": 0.40, "beta": 0.33}
 A = LAW["beta"] / (LAW["alpha"] + LAW["beta"])
@@ -86,14 +86,23 @@ def test_a_ladder_without_overlap_gets_sentences_and_no_numbers(ladder):
     assert any("indicative" in problem for problem in rows[3].problems)
 
 
-def test_a_form_without_an_optimum_leaves_the_first_two(grid):
+def test_an_optimum_without_a_closed_form_is_searched_for(grid):
     points, bootstrap = grid
     silent = dataclasses.replace(CHINCHILLA, optimum=None)
     other = dataclasses.replace(bootstrap, fit=dataclasses.replace(bootstrap.fit, form=silent))
+    searched, closed = (approaches.three_approaches(points, b, (1e20,), replicates=50) for b in (other, bootstrap))
+    assert searched[1].problems == closed[1].problems
+    assert searched[3].a == pytest.approx(closed[3].a, rel=1e-5)
+    assert searched[3].at[0].n_interval == pytest.approx(closed[3].at[0].n_interval, rel=1e-5)
+
+
+def test_a_form_of_other_columns_leaves_the_first_two(grid):
+    points, bootstrap = grid
+    other = dataclasses.replace(bootstrap, fit=dataclasses.replace(bootstrap.fit, form=COMPUTE))
     rows = approaches.three_approaches(points, other, (1e20,), replicates=50)
     assert rows[1].a == pytest.approx(A, abs=0.03)
     assert rows[3].a is None
-    assert "no compute-optimal" in rows[3].problems[0]
+    assert "spending needs n and d" in rows[3].problems[0]
 
 
 def test_slices_that_miss_the_optimum_are_named_and_too_few_give_no_line():

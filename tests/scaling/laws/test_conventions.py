@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.laws import conventions, embedding, reading
+from scaling.laws import conventions, embedding, fit, reading
 from scaling.laws.forms import CHINCHILLA
 
 QUICKSTART = Path(__file__).parents[3] / "analysis" / "results" / "quickstart" / "points.csv"
@@ -107,3 +107,13 @@ def test_counting_every_flop_twice_moves_no_optimum():
     assert once.n_interval.low < once.n < once.n_interval.high
     assert once.a_interval.low < once.a < once.a_interval.high
     assert once.ratio == pytest.approx(once.d / once.n)
+
+
+def test_every_convention_is_fitted_with_the_threshold_of_the_report():
+    frame = planted(1e7, 1e9)
+    frame["loss"] *= np.exp(np.random.default_rng(0).normal(0, 3e-3, len(frame)))
+    found = conventions.alternatives(frame)
+    rows = {delta: conventions.sensitivity(found[:1], delta=delta, replicates=20)[0] for delta in (1e-4, 1.0)}
+    for delta, row in rows.items():
+        assert row.params == pytest.approx(dict(fit.fit(CHINCHILLA, found[0].table, delta=delta).params))
+    assert abs(rows[1e-4].a - rows[1.0].a) > 1e-3

@@ -188,3 +188,13 @@ def test_bounds_hold_and_are_reported(ladder, planted):
 def test_what_cannot_be_held_or_bounded_is_named(ladder, change, words):
     with pytest.raises(UserError, match=words):
         fit.fit(CHINCHILLA, ladder(), **change)
+
+
+def test_what_acts_through_tokens_is_found_by_trying():
+    assert CHINCHILLA.without("d") == ("E", "A", "alpha")
+    assert CHINCHILLA.hold({"E": 1.7}).without("d") == ("A", "alpha")
+    assert forms.WIDTH_DEPTH.without("d") == ("E", "A", "G", "alpha", "gamma")
+    assert forms.OVERTRAINING.without("d") == ("E",)
+    assert forms.PRECISION.without("d") == ("E", "A", "alpha", "gamma_w", "gamma_a", "gamma_kv")
+    assert forms.DATA_CONSTRAINED.without("d") == ("E", "A", "alpha", "r_n")
+    assert CHINCHILLA.without("n") == ("E", "B", "beta")

@@ -10,7 +10,7 @@ from experiments.simulations import isoflop_bias
 from experiments.simulations.isoflop_bias import FAR, SURFACES, Grid, bias, optimum
 from scaling.errors import UserError
 from scaling.laws import isoflop, slice_noise, slices, table
-from scaling.laws.forms import CHINCHILLA
+from scaling.laws.forms import CHINCHILLA, COMPUTE
 
 LAW = {"E": 1.8172, "A": 477.8, "B": 2143.4, "alpha": 0.3473, "beta": 0.3672}
 NAMES = isoflop.ESTIMATORS
@@ -227,5 +227,5 @@ def test_bias_is_judged_at_the_budget_asked_for():
     cuts = slices.cut(points)
     near, far = (isoflop.parabola_bias(LAW, points, cuts, at=at)[0] for at in (1e21, FAR))
     assert far.n_at == pytest.approx((1 + near.n_at) * 1e3**near.a - 1, rel=1e-9)
-    with pytest.raises(UserError, match="no compute-optimal"):
-        isoflop.parabola_bias(LAW, points, cuts, form=dataclasses.replace(CHINCHILLA, optimum=None))
+    with pytest.raises(UserError, match="spending needs n and d"):
+        isoflop.parabola_bias(LAW, points, cuts, form=COMPUTE)

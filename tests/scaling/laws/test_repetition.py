@@ -51,7 +51,7 @@ def test_four_epochs_are_nearly_as_good_as_new_data():
     """Section 6: 8.7 B parameters on 178 B tokens end 0.5% higher after four epochs of 44 B; the law says 0.7%."""
     repeated = repetition.loss(PARAMS, 8.67e9, 178e9, 44e9) / repetition.loss(PARAMS, 8.67e9, 178e9, 178e9)
     assert 1.005 < repeated < 1.008
-    worth = repetition.equivalent_tokens(np.array([2.0, 4.0, 16.0, 44.0]), 1.0, PARAMS["r_d"])
+    worth = repetition.effective(np.array([2.0, 4.0, 16.0, 44.0]), 1.0, PARAMS["r_d"])
     assert worth[1] / 4 > 0.93  # of four epochs' tokens
     assert worth[3] / 44 < 0.36
     # One more token is worth 1/e of a new one after 1 + r_d epochs.
@@ -60,12 +60,12 @@ def test_four_epochs_are_nearly_as_good_as_new_data():
 
 @given(st.floats(1, 200), st.floats(1e6, 1e13), st.floats(0.5, 100))
 def test_repeated_tokens_are_worth_less_each_time(epochs, unique, r):
-    worth = repetition.equivalent_tokens(epochs * unique, unique, r)
+    worth = repetition.effective(epochs * unique, unique, r)
     assert unique * (1 - 1e-9) <= worth <= min(epochs, 1 + r) * unique * (1 + 1e-9)
-    assert repetition.equivalent_tokens(unique / 3, unique, r) == pytest.approx(unique / 3)
+    assert repetition.effective(unique / 3, unique, r) == pytest.approx(unique / 3)
     # The marginal value is the derivative of the worth.
     step = 1e-4 * unique
-    more, less = (repetition.equivalent_tokens(epochs * unique + s, unique, r) for s in (step, -step))
+    more, less = (repetition.effective(epochs * unique + s, unique, r) for s in (step, -step))
     if epochs > 1.001:
         slope = repetition.marginal_value(epochs, r)
         assert (more - less) / (2 * step) == pytest.approx(slope, rel=1e-4, abs=1e-6)

@@ -61,6 +61,12 @@ def test_components_draw_errors_of_the_size_that_made_the_table(ladder):
     assert one_run == pytest.approx(trunk + point, rel=0.05)
 
 
+def test_points_on_their_own_leave_the_freedom_of_a_regression(ladder):
+    points = ladder(point_noise=2e-3)
+    alone = Table(points.columns, points.loss, np.arange(24), {})
+    assert uncertainty.bootstrap(fit.fit(CHINCHILLA, alone), replicates=20, audit_share=0).freedom == 24 - 5
+
+
 def test_few_clusters_are_called_indicative_and_widen_the_interval(ladder):
     found = fit.fit(CHINCHILLA, ladder(point_noise=2e-3))
     few = uncertainty.bootstrap(found, replicates=50, audit_share=0)
