@@ -80,8 +80,8 @@ def _check(held: holdout.Holdout | str, by: holdout.By, asked: holdout.By) -> st
     if isinstance(held, str):
         return f"  [yellow]{name}: no check: {held}[/]"
     line = (
-        f"{name}: {len(held.heldout)} point{'s' * (len(held.heldout) > 1)} predicted from {len(held.fit.table)}, mean error "
-        f"{held.mean_error:.2%}, largest {np.max(np.abs(held.relative_error)):.2%}; {held.covered.sum()} of "
+        f"{name}: {len(held.heldout)} point{'s' * (len(held.heldout) > 1)} predicted from {len(held.fit.table)}, "
+        f"mean error {held.mean_error:.2%}, largest {np.max(np.abs(held.relative_error)):.2%}; {held.covered.sum()} of "
         f"{len(held.heldout)} inside the {held.bootstrap.level:.0%} prediction interval{held.bootstrap.caveat}"
     )
     return f"  [bold]{line}[/]" if by == asked else f"  {line}"

@@ -11,6 +11,7 @@ from analysis.fit_table import Source, check_writable, form_named
 from analysis.numbers import quantity
 from scaling import storage
 from scaling.laws import fit, report_json, suggest, uncertainty
+from scaling.laws.budget import Market
 
 
 def suggest_runs(
@@ -48,6 +49,7 @@ def suggest_runs(
     from analysis import plots
 
     console = console or Console()
+    Market(form_named(form))  # refuses a form without N and D before the work is done
     points = source.points(form_named(form))
     folder = source.path.with_name(f"{source.path.stem}-law") if out_dir is None else out_dir
     check_writable(folder)

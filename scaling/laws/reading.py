@@ -43,7 +43,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if not path.stat().st_size:
-        raise UserError(f"{path}: empty")
+        raise UserError(f"{path}: not a readable {path.suffix} table (the file is empty)")
     try:
         frame = readers[path.suffix.lower()](path)
     except UserError:
@@ -158,8 +158,8 @@ def positive(column: pd.Series, what: str, *, count: bool) -> tuple[np.ndarray, 
         if len(bad) < len(column):
             way_out += f', or leave those rows out with --where, such as --where "{_keeps_out(column, bad)}"'
         raise UserError(
-            f"{what} has {len(bad)} value{'s' * (len(bad) > 1)} that {'are' if len(bad) > 1 else 'is'} no positive "
-            f"number ({name_rows(column.to_frame(), bad)}; the first is {shown}): {way_out}"
+            f"{what} has {len(bad)} value(s) that are not positive numbers "
+            f"({name_rows(column.to_frame(), bad)}; the first is {shown}): {way_out}"
         )
     texts = [value for value in column if isinstance(value, str)]
     odd = next((text for text in texts if not re.fullmatch(r"\s*[\d.]+(e[+-]?\d+)?\s*", text, re.IGNORECASE)), "")

@@ -48,7 +48,7 @@ def points(tmp_path_factory):
 
 
 def saved_json(path, form, params, ranges):
-    """A fit.json of a form, its replicates a percent around the parameters."""
+    """A fit.json of a form, its replicates a tenth of a percent around the parameters."""
     rng = np.random.default_rng(0)
     data = {
         "form": form,
@@ -150,9 +150,7 @@ def test_predict_refuses_in_one_line(windtunnel, law, words, sentence):
 @pytest.mark.parametrize("d_unique", [1e8, 4e9, 1e12])  # ten epochs, one, and more than is ever seen
 def test_predict_derives_the_size_that_unique_tokens_deserve(windtunnel, law_of_repetition, d_unique):
     params = json.loads(law_of_repetition.read_text())["params"]
-    code, out, _ = windtunnel(
-        "predict", law_of_repetition, "--n", 1e9, "--d", 4e9, "--column", f"d_unique={d_unique}"
-    )
+    code, out, _ = windtunnel("predict", law_of_repetition, "--n", 1e9, "--d", 4e9, "--column", f"d_unique={d_unique}")
     expected = repetition.loss(params, 1e9, 4e9, d_unique)
     assert (code, out.split()[0]) == (0, f"{expected:.4f}")
 
@@ -212,7 +210,7 @@ def test_suggest_writes_runs_within_the_budget(windtunnel, points, tmp_path):
     [
         (("--budget", 1e3, "--replicates", 100), "buys no run: the cheapest candidate"),
         (("--budget", 1e20, "--seed", -1), "--seed -1: a whole number from 0 on"),
-        (("--budget", 1e20, "--form", "compute"), "no column for the training FLOPs C"),
+        (("--budget", 1e20, "--form", "compute"), "'compute' has columns flops: spending needs n and d"),
     ],
 )
 def test_suggest_refuses_in_one_line(windtunnel, points, words, sentence):

@@ -450,3 +450,22 @@ def test_bits_that_never_vary_have_to_be_known(ladder):
     assert "all points have P_A = 16" in error_of(table.check_identifiable, points, form)
     assert "all points have P_KV = 16" in error_of(table.check_identifiable, points, form.hold({"gamma_a": 2.0}))
     table.check_identifiable(points, form.hold({"gamma_a": 2.0, "gamma_kv": 2.0}))
+
+
+def test_a_folder_is_no_table(tmp_path):
+    (tmp_path / "runs.csv").mkdir()
+    assert "a folder, not a table" in error_of(table.read_table, tmp_path / "runs.csv")
+
+
+def test_a_column_that_is_bad_throughout_is_not_left_out_but_explained(frame):
+    frame["val/loss"] = "94%"
+    text = error_of(table.from_frame, frame)
+    assert "a percentage: write 0.94 or 94 for 94%" in text
+    assert "--where" not in text
+
+
+def test_a_few_rows_in_millions_are_found_by_sizes_that_no_model_has(frame):
+    frame.loc[frame["Model Size"] < 2e6, "Model Size"] *= 1e-4  # 1e2 beside 2e6 and more: a gap below every design's
+    text = error_of(table.from_frame, frame)
+    assert "mixed units?" in text
+    table.from_frame(frame, units={"n": 1})
