@@ -80,9 +80,8 @@ def _settled(law: SavedLaw, given: Mapping[str, float]) -> dict[str, float]:
     settled = law.complete(given)
     missing = [name for name in law.form.columns if name not in {"n", "d", *settled}]
     if missing and {"n", "d"} <= set(law.form.columns):
-        wanted = " ".join(
-            f"--column {name}=VALUE" for name in missing if (name, "d_unique") != ("n_unique", missing[-1])
-        )
+        # n_unique follows from d_unique
+        wanted = " ".join(f"--column {name}=VALUE" for name in missing if name != "n_unique")
         raise UserError(f"{law.form.name!r} also reads {', '.join(missing)}: settle it with {wanted}")
     return settled
 

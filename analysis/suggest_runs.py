@@ -10,7 +10,8 @@ from rich.table import Table as RichTable
 from analysis.fit_table import Source, check_writable, form_named
 from analysis.numbers import quantity
 from scaling import storage
-from scaling.laws import fit, report_json, suggest, uncertainty
+from scaling.errors import UserError
+from scaling.laws import fit, report, report_json, suggest, uncertainty
 from scaling.laws.budget import Market
 
 
@@ -49,6 +50,10 @@ def suggest_runs(
     from analysis import plots
 
     console = console or Console()
+    if answer != "loss" and target != (None, None):
+        raise UserError(f"--target-n and --target-d are for --answer loss: {answer!r} is asked at a budget, with --at")
+    if replicates < report.LEAST_REPLICATES:
+        raise UserError(f"{replicates} replicates: an interval's ends need at least {report.LEAST_REPLICATES}")
     Market(form_named(form))  # refuses a form without N and D before the work is done
     points = source.points(form_named(form))
     folder = source.path.with_name(f"{source.path.stem}-law") if out_dir is None else out_dir

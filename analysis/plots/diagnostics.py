@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from analysis.plots.style import (
     CHINCHILLA,
@@ -37,6 +37,12 @@ MEANINGS = {
     "flops": "training compute, C (FLOPs)",
     "n_unique": "unique parameters",
     "d_unique": "unique tokens",
+    "depth": "depth (layers)",
+    "p_w": "weights (bits)",
+    "p_a": "activations (bits)",
+    "p_kv": "key-value cache (bits)",
+    "p_post": "after training (bits)",
+    "task_loss": "loss on the task's answers",
 }
 OTHERS = (HOFFMANN, CHINCHILLA, MINICPM)  # colours of what a figure compares with
 
@@ -122,7 +128,10 @@ def bootstrap_clouds(replicated: Bootstrap, known: Mapping[str, Params] | None =
     replicates = f"{len(replicated.theta)} replicates, errors drawn by {replicated.clusters} clusters"
     handles.append(Line2D([], [], color=OURS, marker=".", ls="", alpha=0.6, label=replicates))
     handles.append(Line2D([], [], ls="", label="number in a panel: correlation (coefficients in logs)"))
-    figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(0.9, 0.88))
+    if size < 4:  # too few panels to leave room among them
+        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.88))
+    else:
+        figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(0.9, 0.88))
     return figure
 
 
@@ -180,6 +189,10 @@ def error_against_compute(found: ErrorAgainstCompute) -> Figure:
     reach = 130 * max(max(np.abs(check.relative_error).max() for check in checks), float(np.median(high - low)) / 2)
     axes.set_ylim(-reach, reach)
     axes.set_xscale("log")
+    if spent.max() < 30 * spent.min():  # labels of every minor tick would run into each other
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"compute of the runs fitted (FLOPs; {found.counting})")
     axes.set_ylabel("predicted loss over the measured, less 1 (%)")
     axes.set_title(f"Predicting the runs of {HELDOUT_NAMES[found.by]} from cheaper ones")

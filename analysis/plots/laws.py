@@ -98,8 +98,10 @@ def law_of_one_column(report: Report) -> Figure:
         how = f"predicted without the\n{HELDOUT_NAMES[held.by]} (mean error {held.mean_error:.2%})"
         handles.append(Line2D([], [], color=HELDOUT, marker="D", ms=5.5, mfc="white", mew=1.5, ls="--", label=how))
     axes.set_xscale("log")
+    if name != "flops":
+        decimal_ticks(axes.xaxis, *axes.get_xlim())
     axes.set_xlabel({"flops": "training compute, C (FLOPs)", "task_loss": "loss on the task's answers"}.get(name, name))
-    axes.set_ylabel("accuracy" if name == "task_loss" else "loss")
+    axes.set_ylabel("accuracy" if name == "task_loss" else "loss (nats per token)")
     axes.set_title(fit.form.mathtext.format(**{key: _mathtext(value) for key, value in fit.params.items()}))
     legend_beside(axes, handles)
     return figure

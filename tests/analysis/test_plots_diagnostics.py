@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.plots import diagnostics
 from scaling.laws import fit, holdout, profile, table, uncertainty
-from scaling.laws.forms import CHINCHILLA
+from scaling.laws.forms import CHINCHILLA, FORMS
 from scaling.laws.intervals import Interval
 
 LAW = {"E": 1.2, "A": 60.0, "B": 250.0, "alpha": 0.40, "beta": 0.38}
@@ -131,3 +132,25 @@ def test_error_against_compute_draws_every_prediction(fitted):
     assert bottom < dots[:, 1].min()
     assert dots[:, 1].max() < top
     assert texts_are_apart(figure)
+
+
+def test_budgets_within_a_decade_or_so_have_labels_that_are_apart(fitted):
+    found = holdout.error_against_compute(CHINCHILLA, fitted.table, "largest_n", cuts=3, replicates=20)
+    spent = np.geomspace(1.3e21, 2.2e22, len(found.rows))
+    rows = tuple(dataclasses.replace(row, spent=cost) for row, cost in zip(found.rows, spent, strict=True))
+    figure = diagnostics.error_against_compute(dataclasses.replace(found, rows=rows))
+    assert texts_are_apart(figure)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels(which="both") if label.get_text()]
+    assert {"2e+21", "5e+21", "1e+22", "2e+22"} <= set(labels)
+    assert "3e+21" not in labels
+
+
+def test_the_legend_of_few_clouds_lies_beside_them():
+    flops = np.geomspace(1e17, 1e22, 12)
+    loss = (1.7 + 3000 / flops**0.15) * np.exp(np.random.default_rng(0).normal(0, 1e-3, 12))
+    points = table.Table({"flops": flops}, loss, np.arange(12).astype(str), {})
+    replicated = uncertainty.bootstrap(fit.fit(FORMS["compute"], points), replicates=20, audit_share=0)
+    figure = diagnostics.bootstrap_clouds(replicated)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert not any(legend.overlaps(axes.get_window_extent()) for axes in figure.axes if axes.get_visible())

@@ -210,6 +210,8 @@ def test_suggest_writes_runs_within_the_budget(windtunnel, points, tmp_path):
     [
         (("--budget", 1e3, "--replicates", 100), "buys no run: the cheapest candidate"),
         (("--budget", 1e20, "--seed", -1), "--seed -1: a whole number from 0 on"),
+        (("--budget", 1e20, "--replicates", 5), "5 replicates: an interval's ends need at least 100"),
+        (("--budget", 1e20, "--target-n", 7e9), "--target-n and --target-d are for --answer loss"),
         (("--budget", 1e20, "--form", "compute"), "'compute' has columns flops: spending needs n and d"),
     ],
 )
