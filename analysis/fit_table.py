@@ -106,7 +106,10 @@ def fit_table(
     check_writable(folder)
     console.print(f"Fitting {form.formula} to {len(points)} points of {source.path}")
     alternatives = source.alternatives(form) if set(form.columns) == {"n", "d"} else []
-    found = report.analyse(points, form, by=by, budgets=budgets, alternatives=alternatives, **options)
+    with console.status("") as status:  # a terminal sees it, a file does not
+        found = report.analyse(
+            points, form, by=by, budgets=budgets, alternatives=alternatives, announce=status.update, **options
+        )
     show_law.show(found, console)
     drawn = write(found, folder, figures=figures)
     console.print(f"Written to {folder}: fit.json" + (f" and as .png and .pdf {', '.join(drawn)}" if drawn else ""))

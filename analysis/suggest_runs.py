@@ -95,6 +95,12 @@ def _show(found: suggest.Suggestion, console: Console) -> None:
         )
     console.print(grid)
     console.print(f"Repeating the runs so far under new seeds for that budget: {found.repeat_half_width:.4g} expected.")
+    if found.runs and found.repeat_half_width < found.runs[-1].half_width:
+        left = 1 - found.runs[-1].spent / found.budget
+        console.print(
+            f"[yellow]- narrower than this plan, which leaves {left:.0%} of the budget: allow more runs (--most-runs), "
+            "or repeat those so far[/]"
+        )
     for caveat in found.caveats:
         console.print(f"[yellow]- {caveat}[/]")
 

@@ -125,7 +125,7 @@ def bootstrap_clouds(replicated: Bootstrap, known: Mapping[str, Params] | None =
     handles = [
         Line2D([], [], color=colour, marker="x", ms=8, mew=2, ls="", label=label) for label, _, colour in crosses
     ]
-    replicates = f"{len(replicated.theta)} replicates, errors drawn by {replicated.clusters} clusters"
+    replicates = f"{len(replicated.theta)} replicates ({replicated.method}, {replicated.clusters} clusters)"
     handles.append(Line2D([], [], color=OURS, marker=".", ls="", alpha=0.6, label=replicates))
     handles.append(Line2D([], [], ls="", label="number in a panel: correlation (coefficients in logs)"))
     if size < 4:  # too few panels to leave room among them

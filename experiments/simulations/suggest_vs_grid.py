@@ -2,11 +2,10 @@
 
 Command: `python -m experiments.simulations.suggest_vs_grid`.
 Cost: nine core-minutes for 50 studies, five minutes on two cores.
-Result: the root mean square error that the grid has once its next size (its next two) is trained, suggested runs reach
-for 15% (7%) of its FLOPs for the exponent, 25% (11%) for log10 D/N and 58% (40%) for the loss at N = 2e6; the width of
-the interval for 3-5%, 3-11% and 5-30%, 3% being the least budget that was tried. Fifty studies leave much open: 6-31%
-about the 15%, 31-109% about the 58%. Repeating the first ladder needs three to six times the FLOPs of suggested runs
-for the same error. Intervals cover 80-100% for their nominal 90%, suggested runs or not. Recorded in
+Result: the width of the interval that the grid has once its next size (its next two) is trained, suggested runs reach
+for 3% (6%) of its FLOPs for the exponent, 3% (12%) for log10 D/N and 36% (22%) for the loss at N = 2e6, 3% being the
+least budget that was tried; its root mean square error for 30% (9%), 50% (19%) and 68% (53%). Fifty studies leave much
+open: 5-41% about the 30%, 24-81% about the 50%, 33-115% about the 68%. Recorded in
 analysis/results/suggest_vs_grid/suggest_vs_grid.json, drawn by `python -m analysis.figures.suggest_vs_grid`.
 
 The law of our quickstart is planted, and a first ladder of four sizes simulated with trunk and point noise. Then two

@@ -25,6 +25,7 @@ ISOFLOP: dict[isoflop.Estimator, str] = {
 }
 PARAMETRIC = "3: parametric"
 MANY_FAILED = 0.1  # share of replicates without an answer from which an interval is said to lean on the others
+MOST_FAILED = 0.5  # and from which there is no interval, and so no answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +129,8 @@ def _envelope(found: envelope.Envelope, budgets: Sequence[float]) -> Approach:
         f"sizes on it; left out: {found.alone} budgets that fewer than two sizes reach, {found.edge} where sizes do "
         "not lie on both sides of the optimum"
     )
+    if problem := _too_few(found.line):
+        return _cannot(ENVELOPE, problem, used)
     problems = _replicate_problems(found.line)
     clusters = len(np.unique(found.points.cluster))
     if clusters < INDICATIVE_BELOW:
@@ -145,6 +148,8 @@ def _isoflop(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstrap,
     if estimator not in found.lines:
         return _cannot(name, f"{len(held)} slices have a minimum well between their sizes, a line needs three", used)
     line = found.lines[estimator]
+    if problem := _too_few(line):
+        return _cannot(name, problem, used)
     freedom = found.noise.freedom
     if freedom is not None and freedom < slice_noise.LEAST_FREEDOM:
         without += (f"intervals are indicative: {freedom} degrees of freedom to tell the noise by",)
@@ -167,6 +172,14 @@ def _known_bias(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstr
         f"known bias: on noise-free losses of approach 3's law at these points it would find N_opt {min(row.n):+.1%} "
         f"to {max(row.n):+.1%} off by slice, {row.n_at:+.1%} at C = {row.at:.3g}, and a off by {row.a:+.4f}",
     )
+
+
+def _too_few(line: Line) -> str:
+    """Why an answer that hardly any replicate has is none; "" where enough do."""
+    replicates = len(line.a_replicates)
+    if line.failed <= MOST_FAILED * replicates:
+        return ""
+    return f"only {replicates - line.failed} of {replicates} replicates have an answer: the points hardly hold one"
 
 
 def _replicate_problems(line: Line) -> tuple[str, ...]:

@@ -141,7 +141,7 @@ def error_against_compute(
     points: table.Table,
     by: By = "largest_c",
     *,
-    cuts: int = 8,
+    cuts: int = 6,
     delta: float = 1e-3,
     level: float = 0.9,
     replicates: int = 300,

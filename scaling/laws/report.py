@@ -1,7 +1,7 @@
 """From points to an answer: fit, intervals, held-out checks, allocation and comparison, as one value."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -91,6 +91,7 @@ def analyse(
     replicates: int = 1000,
     level: float = 0.9,
     seed: int = 0,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Fits, bootstraps, holds out, allocates and compares.
 
@@ -109,14 +110,17 @@ def analyse(
         replicates: of the bootstrap.
         level: nominal coverage of intervals.
         seed: of starts and replicates.
+        announce: told what is being done, in words.
 
     Raises:
         UserError: the table cannot identify the form, or another argument makes no sense.
     """
     _check(budgets, bytes_per_token, replicates, level, starts, delta)
     form = form.hold(fixed or {}).bound(bounds or {})
+    announce(f"1 of 4: fitting from {starts} starts")
     points = _with_unique(points, form, delta, seed)
     fitted = fit.fit(form, points, delta=delta, starts=starts, seed=seed)
+    announce(f"2 of 4: fitting {replicates} replicates")
     replicated = uncertainty.bootstrap(fitted, replicates=replicates, level=level, seed=seed)
     has_sizes = set(form.columns) == {"n", "d"}  # nothing else to be settled before a budget can be spent
     if has_sizes:
@@ -126,19 +130,23 @@ def analyse(
         raise UserError(f"{form.name!r} reads {', '.join(form.columns)}: a budget is allocated under n and d alone")
     ratio = ASSUMED_BYTES_PER_TOKEN if bytes_per_token is None else bytes_per_token
     origin = "assumed, as Chinchilla's" if bytes_per_token is None else "as given"
+    announce("3 of 4: fitting without the largest runs, and predicting them")
+    checks = holdout.all_holdouts(form, points, delta=delta, level=level, replicates=replicates, seed=seed)
+    against_compute = _error_against_compute(form, points, by, delta, level, seed)
+    announce("4 of 4: allocation, approaches and conventions")
     return Report(
         fit=fitted,
         bootstrap=replicated,
         by=by,
-        holdouts=holdout.all_holdouts(form, points, delta=delta, level=level, replicates=replicates, seed=seed),
-        error_against_compute=_error_against_compute(form, points, by, delta, level, seed),
+        holdouts=checks,
+        error_against_compute=against_compute,
         lack_of_fit=noise.lack_of_fit(fitted) if has_sizes else None,
         allocations=tuple(
             allocation.allocate(replicated, budget, ratio, inference_tokens=inference_tokens) for budget in budgets
         ),
         inference_tokens=inference_tokens,
         comparisons=tuple(published.compare(budgets, ratio)),
-        approaches=approaches.three_approaches(points, replicated, budgets, level=level, seed=seed, replicates=300)
+        approaches=approaches.three_approaches(points, replicated, budgets, level=level, seed=seed, replicates=200)
         if has_sizes
         else (),
         sensitivity=_sensitivity(alternatives, form, delta, level, seed) if has_sizes else (),

@@ -41,7 +41,7 @@ class Stage(NamedTuple):
 # starts reach the optimum than at delta at once, and a replicate's optimum is found from the table's own. Reweighted
 # least squares (positive semi-definite, good far away) comes before Newton (quadratic at the end). The few that have
 # not arrived by then go on among themselves; a leg less would be another program to compile.
-DESCENT = (Stage(30.0, 0.0, 12), Stage(3.0, 0.0, 12), Stage(1.0, 0.0, 12), Stage(1.0, 1.0, 20))
+DESCENT = (Stage(30.0, 0.0, 12), Stage(3.0, 0.0, 8), Stage(1.0, 0.0, 8), Stage(1.0, 1.0, 12))
 STRAGGLERS = (Stage(1.0, 0.0, 0), Stage(1.0, 0.0, 0), Stage(1.0, 0.0, 0), Stage(1.0, 1.0, 80))
 
 

@@ -90,7 +90,7 @@ def test_clouds_hold_every_replicate_and_show_the_ridges(replicated):
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels[:2] == ["planted", "this fit"]
-    assert labels[2] == "100 replicates, errors drawn by 6 clusters"
+    assert labels[2] == "100 replicates (components, 6 clusters)"
     figure.draw_without_rendering()
     shown = [axes.get_tightbbox() for axes in figure.axes if axes.get_visible()]
     assert not any(box.overlaps(legend.get_window_extent()) for box in shown)
