@@ -23,14 +23,13 @@ def command(path: Path, cache: Path) -> dict[str, float | None]:
     environ |= {"XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
     arguments = ["fit", str(path), "--no-figures", "--out-dir", str(cache / "law")]
     began, started = time.perf_counter(), None
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", *arguments], stdout=subprocess.PIPE, text=True, env=environ, cwd=ROOT
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if started is None and "itting" in line:
-            started = time.perf_counter() - began
-    if process.wait() != 0:
+    call = [sys.executable, "-m", "experiments.cli", *arguments]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=environ, cwd=ROOT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if started is None and "itting" in line:
+                started = time.perf_counter() - began
+    if process.returncode != 0:
         raise UserError(f"benchmark: windtunnel fit ended with code {process.returncode}: see its message above")
     return {"seconds": time.perf_counter() - began, "fitting_after": started}
 

@@ -133,8 +133,8 @@ def test_restarts_would_see_a_warm_start_that_missed(path, monkeypatch):
 @pytest.mark.slow
 def test_command_is_timed_cold_and_warm(path):
     timed = law_fit.commands(path, repeats=1)
-    assert 0 < timed["command warm"]["seconds"] < timed["command cold"]["seconds"]
-    assert 0 < timed["command warm"]["fitting_after"] < timed["command warm"]["seconds"]
+    for run in timed.values():
+        assert 0 < run["fitting_after"] < run["seconds"]
 
 
 def test_missing_table_is_named(tmp_path):
