@@ -41,5 +41,5 @@ def _side_by_side(report: Report) -> Figure:
     """The approaches over the whole range of budgets, from the smallest run to the largest that is asked about."""
     table, asked = report.fit.table, [row.flops for row in report.allocations]
     budgets = np.geomspace(min(table.budgets.min(), *asked), max(table.budgets.max(), *asked), 40)
-    rows = three_approaches(table, report.bootstrap, list(budgets), level=report.bootstrap.level, replicates=300)
+    rows = three_approaches(table, report.bootstrap, list(budgets), level=report.bootstrap.level, replicates=200)
     return approaches.approaches_side_by_side(rows)
