@@ -121,4 +121,4 @@ def test_its_intervals_cover_with_few_and_with_many_trunks(ladder, planted):
             fitted = fit.fit(profile.BY_EXPONENT, points)
             low, high = profile.profile(fitted, "a", points=6).interval
             covered.append(low < truth < high)
-        assert np.mean(covered) >= 0.8  # with six trunks it is wider than it need be
+        assert np.mean(covered) >= 0.84  # with six trunks it is wider than it need be
