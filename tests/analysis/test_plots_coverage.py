@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from analysis.figures import coverage as figure_of
+from analysis.figures.record import draw_record
 from analysis.plots.coverage import LABELS, coverage
 from scaling.errors import UserError
 from scaling.storage import write_json
@@ -45,7 +45,7 @@ def test_nothing_overlaps(record):
 
 def test_figure_is_saved_beside_its_record(record, tmp_path):
     write_json(tmp_path / "coverage.json", record)
-    figure_of.main(tmp_path / "coverage.json")
+    draw_record("coverage", coverage, tmp_path / "coverage.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["coverage.json", "coverage.pdf", "coverage.png"]
-    with pytest.raises(UserError, match=r"absent.json: not there; run python -m experiments.simulations.coverage"):
-        figure_of.main(tmp_path / "absent.json")
+    with pytest.raises(UserError, match=r"absent.json: run `python -m experiments.simulations.coverage`"):
+        draw_record("coverage", coverage, tmp_path / "absent.json")
