@@ -125,7 +125,7 @@ def _no_answer(report: Report) -> str:
     columns = report.fit.form.columns
     if not {"n", "d"} <= set(columns):
         return NO_BUDGET
-    further = [name for name in columns if name not in ("n", "d", "n_unique")]
+    further = [name for name in columns if name not in ("n", "d")]
     settled = " ".join(f"--column {name}=VALUE" for name in further)
     return f"A budget can be spent once {', '.join(further)} is settled: windtunnel allocate with {settled}"
 

@@ -20,7 +20,7 @@ def show_prediction(law: SavedLaw, columns: Mapping[str, float], console: Consol
     Raises:
         UserError: a column that the law reads is missing or not positive.
     """
-    columns = law.complete(columns)
+    law.check_given(columns)
     found = law.predict(columns)
     at = ", ".join(f"{name} = {value:g}" for name, value in columns.items())
     console.print(f"[bold]{found.loss.item():.4f}[/]  predicted at {at} by {law.form.formula}")
@@ -77,13 +77,12 @@ def _settled(law: SavedLaw, given: Mapping[str, float]) -> dict[str, float]:
     """
     if chosen := {"n", "d"} & set(given):
         raise UserError(f"{', '.join(sorted(chosen))}: what a budget is spent on is the answer, and cannot be given")
-    settled = law.complete(given)
-    missing = [name for name in law.form.columns if name not in {"n", "d", *settled}]
+    law.check_given(given)
+    missing = [name for name in law.form.columns if name not in {"n", "d", *given}]
     if missing and {"n", "d"} <= set(law.form.columns):
-        # n_unique follows from d_unique
-        wanted = " ".join(f"--column {name}=VALUE" for name in missing if name != "n_unique")
+        wanted = " ".join(f"--column {name}=VALUE" for name in missing)
         raise UserError(f"{law.form.name!r} also reads {', '.join(missing)}: settle it with {wanted}")
-    return settled
+    return dict(given)
 
 
 def _print(law: SavedLaw, rows: Sequence[Allocation], inference_tokens: float, console: Console) -> None:

@@ -35,7 +35,6 @@ MEANINGS = {
     "n": "parameters, N",
     "d": "training tokens, D",
     "flops": "training compute, C (FLOPs)",
-    "n_unique": "unique parameters",
     "d_unique": "unique tokens",
     "depth": "depth (layers)",
     "p_w": "weights (bits)",

@@ -81,7 +81,7 @@ def residuals(law: Skeleton, data: Points, theta_P: Any) -> Any:
     """Log law minus log loss, (N,)."""
     shapes, terms = log_terms(law, data, theta_P)
     if law.combine is not None:
-        return law.combine(shapes, terms) - data.log_loss
+        return law.combine(shapes, data.log_x, terms) - data.log_loss
     stacked = jnp.stack([jnp.broadcast_to(term, data.log_loss.shape) for term in terms])
     return jax.nn.logsumexp(stacked, axis=0) - data.log_loss
 

@@ -47,7 +47,8 @@ class Form:
         source: paper and equation.
         log_basis: (shapes by name, log columns by name) -> the g_k in order, broadcastable. Arithmetic and the
             functions of this module (`exp`, ...), so that it runs under numpy and jax alike.
-        combine: (shapes by name, logs of the terms) -> log loss, where that is not the log of their sum.
+        combine: (shapes by name, log columns by name, logs of the terms) -> log loss, where that is not the log of
+            their sum.
         optimum: (params, flops) -> {"n": ..., "d": ...}, the compute-optimal columns where C = 6 N D, for a form
             that has them in closed form; `budget.Market` finds them for any with columns n and d.
         reference: columns whose fitting coordinates are taken at this value instead of the table's centre.
@@ -63,7 +64,7 @@ class Form:
     units: Mapping[str, str]
     source: str
     log_basis: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, ...]]
-    combine: Callable[[Mapping[str, Any], Sequence[Any]], Any] | None = None
+    combine: Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Any]], Any] | None = None
     optimum: Callable[[Params, Any], dict[str, Any]] | None = None
     reference: Mapping[str, float] = dataclasses.field(default_factory=dict)
     held: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -125,7 +126,7 @@ class Form:
         if self.combine is None:
             return sum(params[c] * np.exp(g) for c, g in zip(self.coefficients, basis, strict=True))
         terms = [np.log(params[c]) + g for c, g in zip(self.coefficients, basis, strict=True)]
-        return np.exp(self.combine(shapes, terms))
+        return np.exp(self.combine(shapes, logs, terms))
 
     def coordinates(self, params: Params, centre: Mapping[str, float]) -> np.ndarray:
         """Physical parameters as unconstrained fitting coordinates of those that are free, (..., P).

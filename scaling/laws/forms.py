@@ -60,7 +60,8 @@ def _together(power: Any, a: Any, b: Any) -> Any:
     return power * logaddexp(a / power, b / power)
 
 
-def _kaplan_combine(s: _Values, terms: Sequence[Any]) -> Any:
+def _kaplan_combine(s: _Values, x: _Values, terms: Sequence[Any]) -> Any:
+    del x
     return _together(s["beta"], *terms)
 
 
@@ -91,22 +92,39 @@ COMPUTE = Form(
 )
 
 
-def _effective(log_x: Any, log_unique: Any, r: Any) -> Any:
-    """Log of U + U r (1 - exp(-(X/U - 1) / r)): what X is worth of which only U is new; X itself where X < U."""
-    log_used = log_unique - maximum(log_unique - log_x, 0.0)
-    return log_used + log1p(-r * expm1(-expm1(log_x - log_used) / r))
+def _effective(log_ratio: Any, r: Any) -> Any:
+    """Log of 1 + r (1 - exp(-(ratio - 1) / r)): what `ratio` times as much is worth where nothing more is new."""
+    return log1p(-r * expm1(-expm1(log_ratio) / r))
+
+
+def _repeated(x: _Values) -> Any:
+    """Log of how often the tokens seen are read: D / U_D, 1 at least."""
+    return maximum(x["d"] - x["d_unique"], 0.0)
 
 
 def _data_constrained_basis(s: _Values, x: _Values) -> tuple[Any, ...]:
-    n, d = _effective(x["n"], x["n_unique"], s["r_n"]), _effective(x["d"], x["d_unique"], s["r_d"])
-    return 0.0, -s["alpha"] * n, -s["beta"] * d
+    epochs = _repeated(x)
+    return 0.0, -s["alpha"] * x["n"], -s["beta"] * (x["d"] - epochs + _effective(epochs, s["r_d"]))
+
+
+def _data_constrained_combine(s: _Values, x: _Values, terms: Sequence[Any]) -> Any:
+    """The term of N as if it were that of N'.
+
+    U_N, for which the tokens seen are compute-optimal, is where alpha A / N^alpha = beta B / U_D^beta: it follows
+    from the two terms, so it is fitted, replicated and held out with the law.
+    """
+    offset, of_n, of_d = terms
+    once = of_d + s["beta"] * _effective(_repeated(x), s["r_d"])  # B / U_D^beta
+    excess = maximum(log(s["beta"] / s["alpha"]) + once - of_n, 0.0) / s["alpha"]  # log of N / U_N, U_N at most N
+    of_n = of_n + s["alpha"] * (excess - _effective(excess, s["r_n"]))
+    return logaddexp(offset, logaddexp(of_n, of_d))
 
 
 DATA_CONSTRAINED = Form(
     name="data_constrained",
     formula="L = E + A / N'^alpha + B / D'^beta, X' = U + U r (1 - exp(-(X/U - 1) / r))",
     mathtext="$L = {E} + {A} / N'^{{{alpha}}} + {B} / D'^{{{beta}}}$, $R^*_N = {r_n}$, $R^*_D = {r_d}$",
-    columns=("n", "d", "n_unique", "d_unique"),
+    columns=("n", "d", "d_unique"),
     coefficients=("E", "A", "B"),
     shapes=(
         Shape("alpha"),
@@ -115,9 +133,11 @@ DATA_CONSTRAINED = Form(
         Shape("r_d", bounds=(0.05, 500.0), starts=(1.0, 30.0)),
     ),
     units=_UNITS | {"r_n": "repetitions", "r_d": "repetitions (epochs beyond the first)"},
-    source="Muennighoff et al. 2023 (arXiv 2305.16264), equation 6; n_unique = U_N, the size that would be "
-    "compute-optimal for the unique tokens U_D, and at most N: `scaling.laws.repetition` adds it",
+    source="Muennighoff et al. 2023 (arXiv 2305.16264), equation 6, with U_D = min(D, d_unique) and U_N = the "
+    "size that the same law calls compute-optimal for U_D tokens, at most N; all parameters are fitted together (the "
+    "paper fits r_n and r_d last)",
     log_basis=_data_constrained_basis,
+    combine=_data_constrained_combine,
 )
 
 
@@ -197,7 +217,7 @@ COUPLED = Form(
     source="Beck et al. 2025 (arXiv 2510.02228) and earlier: (A' / N^a + B' / D^b)^gamma with a = alpha / gamma and "
     "A' = A^(1/gamma); gamma = 1 is chinchilla's form, and with E = 0 and gamma = beta it is Kaplan's",
     log_basis=_chinchilla_basis,
-    combine=lambda s, terms: logaddexp(terms[0], _together(s["gamma"], *terms[1:])),
+    combine=lambda s, x, terms: logaddexp(terms[0], _together(s["gamma"], *terms[1:])),
 )
 
 WIDTH_DEPTH = Form(

@@ -1,7 +1,8 @@
 """Training on repeated data: what epochs beyond the first, and parameters beyond the data's own optimum, are worth.
 
-The law is Chinchilla's with effective sizes in place of N and D. Of x = u (1 + R), the first u count in full, and
-what comes after with a value that decays by 1/e every r repetitions:
+The law, of which this is the plain specification and `forms.DATA_CONSTRAINED` what is fitted, is Chinchilla's with
+effective sizes in place of N and D. Of x = u (1 + R), the first u count in full, and what comes after with a value that
+decays by 1/e every r repetitions:
 
     x_eff = u + u r (1 - exp(-R / r)),    R = x / u - 1.
 
@@ -15,9 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.errors import UserError
 from scaling.laws.forms import CHINCHILLA, Params, chinchilla_optimum
-from scaling.laws.table import Table
 
 
 def effective(x: Any, unique: Any, r: Any) -> Any:
@@ -53,18 +52,6 @@ def optimal_parameters(base: Params, d: Any) -> Any:
     return scale * (scale * d) ** (beta / alpha)
 
 
-def unique_sizes(n: Any, d: Any, d_unique: Any, base: Params) -> dict[str, Any]:
-    """The sizes that repetition is counted from, {"n_unique", "d_unique"}: min(D, U_D), min(N, N_opt of that).
-
-    Args:
-        n, d: parameters and tokens of a run.
-        d_unique: unique tokens there are, D or less of which a run sees.
-        base: E, A, B, alpha, beta of the base law.
-    """
-    seen = np.minimum(d, d_unique)
-    return {"n_unique": np.minimum(n, optimal_parameters(base, seen)), "d_unique": seen}
-
-
 def loss(params: Params, n: Any, d: Any, d_unique: Any) -> Any:
     """Loss after training N parameters on D tokens of which `d_unique` are distinct; broadcasts.
 
@@ -75,10 +62,10 @@ def loss(params: Params, n: Any, d: Any, d_unique: Any) -> Any:
 
     Source: equation 7 (constants for C4: equation 17).
     """
-    unique = unique_sizes(n, d, d_unique, params)
+    seen = np.minimum(d, d_unique)
     sizes = {
-        "n": effective(n, unique["n_unique"], params["r_n"]),
-        "d": effective(d, unique["d_unique"], params["r_d"]),
+        "n": effective(n, np.minimum(n, optimal_parameters(params, seen)), params["r_n"]),
+        "d": effective(d, seen, params["r_d"]),
     }
     return CHINCHILLA.predict(params, sizes)
 
@@ -100,30 +87,3 @@ def optimum(params: Params, flops: float, d_unique: float) -> dict[str, float]:
         n = np.exp(logs)
         centre, width = logs[np.argmin(loss(params, n, flops / (6 * n), d_unique))], width / 50
     return {"n": float(np.exp(centre)), "d": float(flops / (6 * np.exp(centre)))}
-
-
-def with_unique(points: Table, base: Params, unique: Any = None) -> Table:
-    """The table with the columns `n_unique` and `d_unique` that the data-constrained form reads.
-
-    Args:
-        points: the runs.
-        base: E, A, B, alpha, beta, fitted on the runs of a single epoch.
-        unique: unique tokens there were, one number or one per point; the table's column `d_unique` if not given.
-
-    Raises:
-        UserError: neither `unique` nor such a column, or counts that are not positive.
-    """
-    if unique is None:
-        unique = points.columns.get("d_unique")
-    if unique is None:
-        raise UserError("no column 'd_unique' and no unique token count: say how many distinct tokens the runs had")
-    available = np.broadcast_to(np.asarray(unique, float), points.loss.shape)
-    bad = np.flatnonzero(~(np.isfinite(available) & (available > 0)))
-    if len(bad):
-        raise UserError(f"unique tokens of point {bad[0]} are {available[bad[0]]}: a positive number is needed")
-    columns = dict(points.columns) | unique_sizes(points.columns["n"], points.columns["d"], available, base)
-    notes = dict(points.conventions) | {
-        "d_unique": "distinct tokens seen, min(D, U_D)",
-        "n_unique": "parameters that d_unique tokens are compute-optimal for under the base law, at most N",
-    }
-    return Table(columns, points.loss, points.cluster, notes)

@@ -14,16 +14,14 @@ from scaling.laws import (
     holdout,
     noise,
     published,
-    repetition,
     table,
     uncertainty,
 )
 from scaling.laws.form import Form
-from scaling.laws.forms import CHINCHILLA, DATA_CONSTRAINED
+from scaling.laws.forms import CHINCHILLA
 
 LEAST_REPLICATES = 100  # the 5% tail of fewer holds fewer than five of them
 ASSUMED_BYTES_PER_TOKEN = published.CHINCHILLA_CONVERGED.bytes_per_token
-MOST_ROUNDS = 30  # of finding a law and the sizes that are optimal under it; about ten do
 NO_BUDGET = "this form says nothing on N and D: no budget can be allocated"
 
 
@@ -118,7 +116,6 @@ def analyse(
     _check(budgets, bytes_per_token, replicates, level, starts, delta)
     form = form.hold(fixed or {}).bound(bounds or {})
     announce(f"1 of 4: fitting from {starts} starts")
-    points = _with_unique(points, form, delta, seed)
     fitted = fit.fit(form, points, delta=delta, starts=starts, seed=seed)
     announce(f"2 of 4: fitting {replicates} replicates")
     replicated = uncertainty.bootstrap(fitted, replicates=replicates, level=level, seed=seed)
@@ -171,34 +168,6 @@ def _check(
         raise UserError(f"{starts} starts: a fit needs at least one, and 64 to be trusted")
     if not 0 < delta < np.inf:
         raise UserError(f"delta {delta}: a positive Huber threshold in log loss, such as 1e-3")
-
-
-def _with_unique(points: table.Table, form: Form, delta: float, seed: int) -> table.Table:
-    """The columns that a data-constrained form reads beside N and D.
-
-    n_unique is compute-optimal under the law itself. As Muennighoff et al. did, the law of the points that repeat
-    nothing comes first; because some of them may be larger than their data deserve, the whole is then fitted with
-    that, and with what it finds, until the law stays as it is.
-    """
-    if "n_unique" not in form.columns or "n_unique" in points.columns:
-        return points
-    once = points.columns["d"] <= 1.01 * points.columns["d_unique"]
-    held = {name: form.held[name] for name in CHINCHILLA.params if name in form.held}
-    try:
-        fitted = fit.fit(CHINCHILLA, points.select(once), delta=delta, seed=seed, fixed=held)
-    except UserError as error:
-        raise UserError(
-            f"{DATA_CONSTRAINED.name!r} needs the law of runs without repetition first (D at most d_unique, "
-            f"{once.sum()} of {len(points)} points): {error}"
-        ) from error
-    law = fitted.params
-    for _ in range(MOST_ROUNDS):
-        points = repetition.with_unique(points, law)
-        found = fit.fit(form, points, delta=delta, starts=16, seed=seed).params
-        if all(np.isclose(found[name], law[name], rtol=1e-4) for name in law):
-            break
-        law = {name: float(np.sqrt(found[name] * law[name])) for name in law}  # halfway: whole steps overshoot
-    return points
 
 
 def _error_against_compute(

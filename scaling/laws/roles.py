@@ -11,7 +11,6 @@ from scaling.laws import guesses, reading
 from scaling.laws.forms import Form
 
 COUNTED = ("n", "d", "flops")  # any two give the third
-ADDED = ("n_unique",)  # by `scaling.laws.repetition` where a table has none
 NAMES_A_SIZE = r"\d[MBmb](?![a-zA-Z])"
 
 
@@ -62,7 +61,7 @@ def find(frame: pd.DataFrame, form: Form, asked: Mapping[str, str]) -> dict[str,
             others = f", not {guesses.listed(guess.others, 4)}" if guess.others else ""
             found[role] = Found(guess.column, True, f"column {guess.column!r} (guessed{others})")
     derived = set(COUNTED) if len(set(COUNTED) & set(found)) > 1 else set()
-    needed = [role for role in ("loss", *form.columns) if role not in set(found) | derived | set(ADDED)]
+    needed = [role for role in ("loss", *form.columns) if role not in set(found) | derived]
     problems = [unclear.get(role) or _missing(frame, _sought(form, role)) for role in needed]
     if set(needed) - set(unclear):  # show what else there is
         said = "; ".join(problems)

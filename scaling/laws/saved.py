@@ -11,7 +11,7 @@ import numpy as np
 from scipy import spatial
 
 from scaling.errors import UserError
-from scaling.laws import intervals, repetition
+from scaling.laws import intervals
 from scaling.laws.allocation import INDICATIVE_BEYOND
 from scaling.laws.form import Columns, Form
 from scaling.laws.forms import FORMS
@@ -106,8 +106,8 @@ class SavedLaw:
             new_run=self.interval(intervals.with_noise(loss_RM, self.errors, seed)),
         )
 
-    def complete(self, given: Mapping[str, float]) -> dict[str, float]:
-        """What is given of a run, with what follows from it: `n_unique`, where the form reads it and it is not given.
+    def check_given(self, given: Mapping[str, float]) -> None:
+        """Refuses what is given of a run where it makes no sense.
 
         Args:
             given: columns by name; n or d may be missing where they are still to be chosen.
@@ -118,10 +118,6 @@ class SavedLaw:
         if unread := [name for name in given if name not in self.form.columns]:
             raise UserError(f"{self.form.name!r} reads {', '.join(self.form.columns)}: not {', '.join(unread)}")
         _positive(given)
-        if "n_unique" not in self.form.columns or "n_unique" in given or "d_unique" not in given:
-            return dict(given)
-        seen = min(given["d_unique"], given.get("d", math.inf))
-        return {**given, "n_unique": float(repetition.optimal_parameters(self.estimate, seen))}
 
     def outside(self, columns: Columns) -> list[str]:
         """How far a point lies outside those fitted, in sentences; none where it lies among them.

@@ -62,17 +62,22 @@ def test_a_law_of_compute_alone_needs_no_sizes(tmp_path):
     assert (tmp_path / "runs-law" / "points_and_law.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_constrained_law_learns_what_repetition_is_worth(tmp_path):
-    """As Muennighoff et al.: the base law from runs of one epoch, then the value of the epochs after it."""
     n, epochs = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e9, 5), [0.25, 0.5, 1, 2, 4, 8, 16, 32]))
     unique = np.where(np.arange(len(n)) % 2, 2e9, 5e8)
     law = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "r_n": 5.3, "r_d": 15.4}
-    loss = [repetition.loss(law, *row) for row in zip(n, epochs * unique, unique, strict=True)]
+    loss = repetition.loss(law, n, epochs * unique, unique) * np.exp(np.random.default_rng(0).normal(0, 1e-3, len(n)))
     rows = {"params": n, "tokens": epochs * unique, "unique_tokens": unique, "loss": loss}
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
     source = Source(tmp_path / "runs.csv", columns={"d_unique": "unique_tokens"})
     found = fit_table(source, DATA_CONSTRAINED, figures=False, replicates=100, console=Console(quiet=True))
-    assert found.fit.params == pytest.approx(law, rel=0.02)
+    intervals = found.bootstrap.param_intervals()
+    for name in ("r_n", "r_d"):
+        low, high = intervals[name]
+        assert low <= law[name] <= high
+        assert high / low < 1.15
+    assert found.holdout.mean_error < 3e-3
 
 
 def test_an_unknown_form_names_the_known_ones():

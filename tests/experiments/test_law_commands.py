@@ -190,7 +190,7 @@ def test_a_law_of_compute_has_nothing_to_split(windtunnel, law_of_compute, words
 
 def test_allocate_names_what_is_left_to_settle(windtunnel, law_of_repetition):
     answer = windtunnel("allocate", law_of_repetition, "--budget", 1e22)
-    refused(answer, "also reads n_unique, d_unique: settle it with --column d_unique=VALUE")
+    refused(answer, "also reads d_unique: settle it with --column d_unique=VALUE")
 
 
 def test_suggest_writes_runs_within_the_budget(windtunnel, points, tmp_path):

@@ -86,7 +86,7 @@ def many_columns():
     n, ratio = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(2, 200, 6)))
     d, bits = n * ratio, [3.0, 4.0, 6.0, 8.0, 16.0]
     unique = np.minimum(d, rng.choice([1e8, 1e9, 1e10], 36))
-    columns = {"n": n, "d": d, "flops": 6 * n * d, "d_unique": unique, "n_unique": np.minimum(n, unique / 5)}
+    columns = {"n": n, "d": d, "flops": 6 * n * d, "d_unique": unique}
     columns |= {"width": np.sqrt(n) * rng.uniform(0.2, 0.6, 36), "depth": rng.integers(4, 40, 36).astype(float)}
     columns |= {name: rng.choice(bits, 36) for name in ("p_w", "p_a", "p_kv")}
     return columns | {"p_post": rng.choice([2.0, 3.0, 4.0, 8.0, 1000.0], 36), "task_loss": rng.uniform(0.5, 3, 36)}
@@ -139,8 +139,7 @@ def test_overtraining_is_chinchilla_with_equal_exponents():
 def test_data_constrained_agrees_with_the_papers_arithmetic():
     params = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.35, "beta": 0.35, "r_n": 5.31, "r_d": 15.39}
     n, d, unique = 6.34e9, 242e9, 25e9
-    sizes = repetition.unique_sizes(n, d, unique, params)
-    ours = forms.DATA_CONSTRAINED.predict(params, {"n": n, "d": d, **sizes})
+    ours = forms.DATA_CONSTRAINED.predict(params, {"n": n, "d": d, "d_unique": unique})
     assert ours == pytest.approx(repetition.loss(params, n, d, unique), rel=1e-12)
 
 

@@ -3,10 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.errors import UserError
 from scaling.laws import published, repetition
-from scaling.laws.forms import CHINCHILLA
-from scaling.laws.table import Table
+from scaling.laws.forms import CHINCHILLA, DATA_CONSTRAINED
 
 PARAMS = published.MUENNIGHOFF.params
 BUDGET = 6 * 8.67e9 * 178e9
@@ -71,37 +69,7 @@ def test_repeated_tokens_are_worth_less_each_time(epochs, unique, r):
         assert (more - less) / (2 * step) == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
-def _table(**columns: list[float]) -> Table:
-    arrays = {name: np.array(values) for name, values in columns.items()}
-    count = len(arrays["n"])
-    return Table(arrays, np.ones(count), np.arange(count).astype(str), {"n": "given"})
-
-
-def test_columns_for_the_fitted_form_reproduce_the_loss():
-    """effective(n), effective(d) from the two columns, put into the base law, are the reference loss."""
-    points = _table(n=[1e9, 6.34e9, 8.67e9, 1e8], d=[2e10, 242e9, 178e9, 4e8], d_unique=[1e11, 25e9, 25e9, 4e8])
-    made = repetition.with_unique(points, PARAMS)
-    columns = made.columns
-    sizes = {
-        "n": repetition.effective(columns["n"], columns["n_unique"], PARAMS["r_n"]),
-        "d": repetition.effective(columns["d"], columns["d_unique"], PARAMS["r_d"]),
-    }
-    expected = repetition.loss(PARAMS, points.columns["n"], points.columns["d"], points.columns["d_unique"])
-    np.testing.assert_allclose(CHINCHILLA.predict(PARAMS, sizes), expected, rtol=1e-14)
-    assert columns["d_unique"][0] == 2e10  # a run sees no more than it trains on
-    assert columns["n_unique"][3] == pytest.approx(0.051 * 4e8, rel=1e-3)
-    assert columns["n_unique"][0] == 1e9
-    assert set(made.conventions) == {"n", "n_unique", "d_unique"}
-    again = repetition.with_unique(made, PARAMS)
-    for name, values in columns.items():
-        np.testing.assert_array_equal(again.columns[name], values)
-    assert set(points.columns) == {"n", "d", "d_unique"}
-
-
-def test_unique_tokens_are_given_or_refused():
-    points = _table(n=[1e9, 2e9], d=[1e11, 1e11])
-    assert list(repetition.with_unique(points, PARAMS, 3e10).columns["d_unique"]) == [3e10, 3e10]
-    with pytest.raises(UserError, match="no column 'd_unique'"):
-        repetition.with_unique(points, PARAMS)
-    with pytest.raises(UserError, match="unique tokens of point 1 are 0"):
-        repetition.with_unique(points, PARAMS, [1e9, 0])
+@given(*[st.floats(1e6, 1e11)] * 3)
+def test_the_fitted_form_is_this_law(n, d, unique):
+    ours = DATA_CONSTRAINED.predict(PARAMS, {"n": n, "d": d, "d_unique": unique})
+    assert ours == pytest.approx(repetition.loss(PARAMS, n, d, unique), rel=1e-12)

@@ -135,10 +135,10 @@ def test_a_law_of_accuracies_reads_accuracies():
     assert "no column for the accuracy on the task: name one with --loss" in text
 
 
-def test_what_repetition_adds_need_not_be_in_the_file(frame):
+def test_unique_tokens_are_read_or_asked_for(frame):
     points = table.from_frame(frame.assign(unique_tokens=3e7), form=FORMS["data_constrained"])
     assert set(points.columns) == {"n", "d", "flops", "d_unique"}
-    assert "the table lacks n_unique" in error_of(fit.fit, FORMS["data_constrained"], points)
+    assert "no column for the unique tokens" in error_of(table.from_frame, frame, form=FORMS["data_constrained"])
 
 
 def test_missing_and_ambiguous_columns_list_what_there_is(frame):
