@@ -39,10 +39,9 @@ class Noise:
 def estimate_noise(fit: Fit) -> Noise:
     """Trunk and point noise from a fit's residuals by cluster; all of it by point where no trunk has two points."""
     labels_N = np.unique(fit.table.cluster, return_inverse=True)[1]
-    jacobian_NP = gradients(fit.form, fit.theta[None], fit.table.centre, fit.table.columns)[0]
     if len(fit.table) <= len(fit.theta):
         return Noise(0.0, LEAST_NOISE)
-    found = noise.spread(fit.residuals, labels_N, jacobian_NP)
+    found = noise.spread(fit.residuals, labels_N, fit.jacobian)
     if found.trunk is None or found.point is None:
         return Noise(0.0, max(found.total, LEAST_NOISE))
     return Noise(found.trunk, max(found.point, LEAST_NOISE))

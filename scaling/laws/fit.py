@@ -25,6 +25,7 @@ class Fit:
         delta: the Huber threshold, in log loss.
         weights: (points,).
         residuals: (points,) log loss - log predicted loss.
+        jacobian: (points, P) derivatives of log predicted loss in the fitting coordinates, at the optimum.
         certificate: evidence that this is the optimum, and what the data leave open.
     """
 
@@ -36,6 +37,7 @@ class Fit:
     delta: float
     weights: np.ndarray
     residuals: np.ndarray
+    jacobian: np.ndarray
     certificate: certify.Certificate
 
     def predict(self, columns: Columns) -> np.ndarray:
@@ -92,6 +94,7 @@ def fit(
         delta=delta,
         weights=weights_N,
         residuals=-evidence["residuals"],
+        jacobian=evidence["jacobian"],
         certificate=certify.certify(form, points.centre, theta_SP, value_S, evidence, solver.box(form)),
     )
 

@@ -10,7 +10,6 @@ import numpy as np
 from scipy import sparse, spatial, special
 
 from scaling.laws import fit as fitting
-from scaling.laws import solver
 from scaling.laws.intervals import Interval
 from scaling.laws.table import Table
 
@@ -135,9 +134,7 @@ def lack_of_fit(fit: fitting.Fit) -> LackOfFit | None:
     if floor is None or len(fit.table) <= len(fit.theta):
         return None
     cluster_N = np.unique(fit.table.cluster, return_inverse=True)[1]
-    data = fitting.as_points(fit.form, fit.table, fit.weights)
-    jacobian_NP = solver.diagnose(fit.form, data, fit.theta, fit.delta)["jacobian"]
-    return LackOfFit(spread(fit.residuals, cluster_N, jacobian_NP), floor)
+    return LackOfFit(spread(fit.residuals, cluster_N, fit.jacobian), floor)
 
 
 def spread(values_N: np.ndarray, cluster_N: np.ndarray, design_NX: np.ndarray) -> Spread:

@@ -9,7 +9,7 @@ from scipy import special
 
 from scaling.errors import UserError
 from scaling.laws import fit as fitting
-from scaling.laws import resampling, solver
+from scaling.laws import resampling
 from scaling.laws.form import Form, Params, Shape
 from scaling.laws.forms import CHINCHILLA, chinchilla_optimum
 from scaling.laws.intervals import Interval
@@ -168,8 +168,7 @@ def _variance(fit: fitting.Fit, to: Callable, name: str) -> tuple[float, float]:
     of Powell 1991, "Estimation of monotonic regression models under quantile restrictions", for least absolute
     deviations). Points count where they are, not on average, because noise differs along a table.
     """
-    data = fitting.as_points(fit.form, fit.table, fit.weights)
-    jacobian_NP = solver.diagnose(fit.form, data, fit.theta, fit.delta)["jacobian"]
+    jacobian_NP = fit.jacobian
     free_P = [key not in fit.certificate.at_bounds for key in fit.form.free]
     window = max(fit.delta, float(np.median(np.abs(fit.residuals))))
     bend_N = fit.weights * (np.abs(fit.residuals) <= window) * fit.delta / window

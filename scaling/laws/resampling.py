@@ -7,7 +7,7 @@ import numpy as np
 from scipy import special
 
 from scaling.laws import fit as fitting
-from scaling.laws import intervals, noise, solver
+from scaling.laws import intervals, noise
 from scaling.laws.derivatives import Points
 
 # Webb's six-point distribution: mean 0, variance 1, symmetric; two-point weights have only 2^G distinct draws
@@ -48,7 +48,7 @@ def components(fit: fitting.Fit, cluster_N: np.ndarray, count: int, rng: np.rand
     weights covered 75 to 88% in a hundred of them.
     """
     points, clusters = len(fit.residuals), int(cluster_N.max()) + 1
-    parts = noise.NONE if points <= len(fit.theta) else noise.spread(fit.residuals, cluster_N, _jacobian(fit))
+    parts = noise.NONE if points <= len(fit.theta) else noise.spread(fit.residuals, cluster_N, fit.jacobian)
     if parts is noise.NONE:
         shared = own = 0.0
         words = "none: as many parameters as points leave no residuals to tell errors by"
@@ -102,7 +102,7 @@ def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
     bootstrap methods for cluster-robust inference"). Where a cluster alone determines a direction (leverage 1) there
     is nothing to see: the factor ends at 1 / LEAST_FREEDOM.
     """
-    q_NP, _ = np.linalg.qr(_jacobian(fit))
+    q_NP, _ = np.linalg.qr(fit.jacobian)
     corrected_N = np.empty_like(fit.residuals)
     for g in range(cluster_N.max() + 1):
         rows = cluster_N == g
@@ -121,8 +121,3 @@ def _around(fit: fitting.Fit, error_RN: np.ndarray) -> Points:
 
 def _pool(fit: fitting.Fit) -> np.ndarray:
     return intervals.scaled_residuals(fit.residuals, len(fit.theta))
-
-
-def _jacobian(fit: fitting.Fit) -> np.ndarray:
-    data = fitting.as_points(fit.form, fit.table, fit.weights)
-    return solver.diagnose(fit.form, data, fit.theta, fit.delta)["jacobian"]

@@ -74,15 +74,9 @@ def test_repeating_the_design_halves_the_variance(replicated, laws):
     assert twice.log_variance() - start.log_variance() == pytest.approx(-np.log(2), abs=0.01)
 
 
-def test_noise_is_found_in_the_residuals(replicated, ladder, planted):
+def test_noise_is_found_in_the_residuals(ladder):
     points = ladder(sizes=(12e3, 24e3, 47e3, 95e3, 190e3) * 12, trunk_noise=6e-3, point_noise=2e-3)
-    found = dataclasses.replace(
-        replicated.fit,
-        table=points,
-        theta=CHINCHILLA.coordinates(planted, points.centre),
-        residuals=np.log(points.loss / CHINCHILLA.predict(planted, points.columns)),
-    )
-    noise = design.estimate_noise(found)
+    noise = design.estimate_noise(fit.fit(CHINCHILLA, points))
     assert noise.trunk == pytest.approx(6e-3, rel=0.2)
     assert noise.point == pytest.approx(2e-3, rel=0.1)
 
