@@ -3,16 +3,21 @@
 Axis letters: models/README.md.
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from models.config import ModelConfig
 from models.layers import hidden_matrices, project
 
-Implementation = Literal["batched_matmul", "dot_product_attention"]
+Implementation = Literal["batched_matmul", "dot_product_attention", "cudnn"]
+# Of a long row's queries on a CPU. Smaller blocks compute fewer scores and are slower.
+_QUERY_BLOCKS, _BLOCK_QUERIES = 4, 64
 
 
 def rope_tables(config: ModelConfig, length: int) -> tuple[jax.Array, jax.Array]:
@@ -34,12 +39,24 @@ def visibility_bias(length: int, segments_BT: jax.Array | None) -> jax.Array:
     """What is added to scores so that a query sees no later key and (with segments) no other document.
 
     Returns:
-        0 where visible and -1e30 elsewhere, [1 or B, 1, T, T] float32; computed once for all layers.
+        0 where visible and -1e30 elsewhere, [1 or B, 1, T, T] float32.
     """
-    visible = jnp.tril(jnp.ones((1, length, length), bool))
+    visible = jnp.tril(jnp.ones((1, 1, length, length), bool))
     if segments_BT is not None:
-        visible &= segments_BT[:, :, None] == segments_BT[:, None, :]
-    return jnp.where(visible, 0.0, -1e30)[:, None]
+        visible &= same_document(segments_BT)
+    return jnp.where(visible, 0.0, -1e30)
+
+
+def same_document(segments_BT: jax.Array) -> jax.Array:
+    """Whether a query and a key are of one document, [B, 1, T, T]."""
+    return segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
+
+
+def visibility(implementation: Implementation, length: int, segments_BT: jax.Array | None) -> jax.Array | None:
+    """What an implementation must be told of which keys a query sees; computed once for all layers."""
+    if implementation != "cudnn":
+        return visibility_bias(length, segments_BT)
+    return None if segments_BT is None else same_document(segments_BT)
 
 
 def batched_matmul_attention(
@@ -47,40 +64,77 @@ def batched_matmul_attention(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(h) + bias) v in plain batched matrix products, heads leading: the fast form on a CPU.
 
+    Queries of long rows go in blocks, each with the keys up to its end alone: the bias hides the later ones, and a
+    quarter (two blocks) to three eighths (four) of all scores need not be computed.
+    """
+    T = q_BHTh.shape[2]
+    blocks = max(1, min(_QUERY_BLOCKS, T // _BLOCK_QUERIES))
+    ends = [T * i // blocks for i in range(blocks + 1)]
+    return jnp.concatenate(
+        [
+            _attend(q_BHTh[:, :, start:end], k_BKTh[:, :, :end], v_BKTh[:, :, :end], bias_B1TT[:, :, start:end, :end])
+            for start, end in itertools.pairwise(ends)
+        ],
+        axis=2,
+    )
+
+
+def _attend(q_BHTh: jax.Array, k_BKSh: jax.Array, v_BKSh: jax.Array, bias_B1TS: jax.Array) -> jax.Array:
+    """T queries over S keys.
+
     The G query heads of a key-value head become rows of one product, so keys and values are never repeated. Keys and
     values enter transposed, [h, T]: the gradient of a product with respect to its right operand has the left one
     transposed, which is twice as slow on a CPU when that is the T x T matrix, and fast when it is a T x h one.
     Scores and softmax are float32 whatever the operands are.
     """
     B, H, T, h = q_BHTh.shape
-    K = k_BKTh.shape[1]
+    K, S = k_BKSh.shape[1:3]
     q_BKRh = (q_BHTh * h**-0.5).reshape(B, K, -1, h)  # R = G T rows
-    k_BKhT, v_BKhT = k_BKTh.swapaxes(2, 3), v_BKTh.swapaxes(2, 3)
-    scores_BKRT = jnp.einsum("bkrh,bkht->bkrt", q_BKRh, k_BKhT, preferred_element_type=jnp.float32)
-    scores_BHTT = scores_BKRT.reshape(B, H, T, T) + bias_B1TT
-    weights_BHTT = jnp.exp(scores_BHTT - jax.lax.stop_gradient(scores_BHTT.max(axis=-1, keepdims=True)))
-    weights_BKRT = weights_BHTT.reshape(B, K, -1, T).astype(v_BKTh.dtype)
-    sums_BKRh = jnp.einsum("bkrt,bkht->bkrh", weights_BKRT, v_BKhT, preferred_element_type=jnp.float32)
-    out_BHTh = sums_BKRh.reshape(B, H, T, h) / weights_BHTT.sum(axis=-1, keepdims=True)
-    return out_BHTh.astype(v_BKTh.dtype)
+    k_BKhS, v_BKhS = k_BKSh.swapaxes(2, 3), v_BKSh.swapaxes(2, 3)
+    scores_BKRS = jnp.einsum("bkrh,bkhs->bkrs", q_BKRh, k_BKhS, preferred_element_type=jnp.float32)
+    scores_BHTS = scores_BKRS.reshape(B, H, T, S) + bias_B1TS
+    weights_BHTS = jnp.exp(scores_BHTS - jax.lax.stop_gradient(scores_BHTS.max(axis=-1, keepdims=True)))
+    weights_BKRS = weights_BHTS.reshape(B, K, -1, S).astype(v_BKSh.dtype)
+    sums_BKRh = jnp.einsum("bkrs,bkhs->bkrh", weights_BKRS, v_BKhS, preferred_element_type=jnp.float32)
+    out_BHTh = sums_BKRh.reshape(B, H, T, h) / weights_BHTS.sum(axis=-1, keepdims=True)
+    return out_BHTh.astype(v_BKSh.dtype)
 
 
 def dot_product_attention(q_BHTh: jax.Array, k_BKTh: jax.Array, v_BKTh: jax.Array, bias_B1TT: jax.Array) -> jax.Array:
-    """The same by jax.nn.dot_product_attention, for accelerators."""
+    """The same by jax.nn.dot_product_attention, for accelerators: XLA's, which keeps all scores."""
     q_BTHh, k_BTKh, v_BTKh = q_BHTh.swapaxes(1, 2), k_BKTh.swapaxes(1, 2), v_BKTh.swapaxes(1, 2)
     return jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, bias=bias_B1TT).swapaxes(1, 2)
 
 
-IMPLEMENTATIONS = {"batched_matmul": batched_matmul_attention, "dot_product_attention": dot_product_attention}
+def cudnn_attention(
+    q_BHTh: jax.Array, k_BKTh: jax.Array, v_BKTh: jax.Array, same_document_B1TT: jax.Array | None
+) -> jax.Array:
+    """The same by cuDNN's flash attention, for bfloat16 on an NVIDIA GPU: no [T, T] array of scores is kept.
+
+    Later keys are skipped, not masked. Other documents are masked: cuDNN can skip them too (packed rows by offsets),
+    but jax.nn does not pass offsets on. A boolean mask, unlike a bias, costs no gradient of its own size.
+    """
+    q_BTHh, k_BTKh, v_BTKh = q_BHTh.swapaxes(1, 2), k_BKTh.swapaxes(1, 2), v_BKTh.swapaxes(1, 2)
+    out_BTHh = jax.nn.dot_product_attention(
+        q_BTHh, k_BTKh, v_BTKh, mask=same_document_B1TT, is_causal=True, implementation="cudnn"
+    )
+    return out_BTHh.swapaxes(1, 2)
+
+
+IMPLEMENTATIONS: dict[Implementation, Callable[..., jax.Array]] = {
+    "batched_matmul": batched_matmul_attention,
+    "dot_product_attention": dot_product_attention,
+    "cudnn": cudnn_attention,
+}
 
 
 class Attention(nnx.Module):
     """Causal self-attention with H query heads that share K key-value heads, without biases."""
 
-    def __init__(self, config: ModelConfig, key: jax.Array):
+    def __init__(self, config: ModelConfig, key: jax.Array, init_std: ArrayLike):
         D, queries, keys = config.d_model, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.query, self.key, self.value, self.output = hidden_matrices(
-            config, key, (D, queries), (D, keys), (D, keys), (queries, D)
+            config, key, init_std, (D, queries), (D, keys), (D, keys), (queries, D)
         )
         self.head_dim = config.head_dim
 
@@ -88,15 +142,15 @@ class Attention(nnx.Module):
         self,
         x_BTD: jax.Array,
         rope: tuple[jax.Array, jax.Array],
-        bias_B1TT: jax.Array,
+        visible_B1TT: jax.Array | None,
         implementation: Implementation,
     ) -> jax.Array:
-        """[B, T, D] -> [B, T, D], with the bias of `visibility_bias` and the tables of `rope_tables`."""
+        """[B, T, D] -> [B, T, D], with what `visibility` gave and the tables of `rope_tables`."""
         B, T, _ = x_BTD.shape
 
         def heads(weight: nnx.Param) -> jax.Array:
             return project(x_BTD, weight).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)
 
         q_BHTh, k_BKTh = rotate(heads(self.query), rope), rotate(heads(self.key), rope)
-        o_BHTh = IMPLEMENTATIONS[implementation](q_BHTh, k_BKTh, heads(self.value), bias_B1TT)
+        o_BHTh = IMPLEMENTATIONS[implementation](q_BHTh, k_BKTh, heads(self.value), visible_B1TT)
         return project(o_BHTh.swapaxes(1, 2).reshape(B, T, -1), self.output)

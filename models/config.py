@@ -61,6 +61,18 @@ class ModelConfig:
         """M = d_model / mup_base_width, the muP width multiplier (MiniCPM table 7)."""
         return self.d_model / self.mup_base_width
 
+    def compiled(self) -> "ModelConfig":
+        """The model that programs are compiled for: what enters them as data is at its default.
+
+        Runs that differ in nothing but `scale_emb`, `scale_depth` and `init_std` share one program.
+        """
+        return dataclasses.replace(
+            self,
+            scale_emb=ModelConfig.scale_emb,
+            scale_depth=ModelConfig.scale_depth,
+            init_std=ModelConfig.init_std,
+        )
+
 
 def _minicpm(vocab_size: int, num_layers: int, d_model: int, num_heads: int, num_kv_heads: int) -> ModelConfig:
     """MiniCPM proportions: head_dim 64 and d_ff = 2.5 d_model (tables 2 and 8)."""

@@ -1,7 +1,8 @@
-"""The MiniCPM decoder under muP, as a Flax NNX module, and the two functions through which all else uses it.
+"""The MiniCPM decoder under muP, as a Flax NNX module, and the functions through which all else uses it.
 
-`init` gives parameters as a nested dict of arrays, `apply` turns parameters and tokens into logits. NNX is the
-definition of the tree and nothing more: `init` and `apply` are plain functions for jax.jit, grad and vmap.
+`init` gives parameters as a nested dict of arrays, `features` turns parameters and tokens into what the output table
+of `output_table` is multiplied with; `apply` multiplies them to logits. NNX is the definition of the tree and nothing
+more: these are plain functions for jax.jit, grad and vmap.
 
 muP, and which reading of it (MiniCPM, arXiv 2404.06395, appendix A.1, table 7; m = d_model / mup_base_width):
 
@@ -24,110 +25,131 @@ Axis letters: models/README.md.
 """
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
-from models.attention import Attention, Implementation, rope_tables, visibility_bias
+from models.attention import Attention, Implementation, rope_tables, visibility
 from models.config import ModelConfig
 from models.layers import RMSNorm, SwiGLU
 
 Params = dict[str, Any]
 
 
-class Block(nnx.Module):
-    """One layer: pre-norm attention and pre-norm SwiGLU, each added to the residual stream times a constant."""
+class Scales(NamedTuple):
+    """The forward pass's tuned multipliers: numbers or traced scalars, so that runs may differ in them in one program.
 
-    def __init__(self, config: ModelConfig, key: jax.Array):
+    Attributes:
+        embedding: of the embedding output, `scale_emb`.
+        residual: every block output is multiplied by this over sqrt(L), `scale_depth`.
+    """
+
+    embedding: ArrayLike
+    residual: ArrayLike
+
+
+class Block(nnx.Module):
+    """One layer: pre-norm attention and pre-norm SwiGLU, each added to the residual stream times `residual_scale`."""
+
+    def __init__(self, config: ModelConfig, init_std: ArrayLike, key: jax.Array):
         attention_key, mlp_key = jax.random.split(key)
         self.attention_norm = RMSNorm(config)
-        self.attention = Attention(config, attention_key)
+        self.attention = Attention(config, attention_key, init_std)
         self.mlp_norm = RMSNorm(config)
-        self.mlp = SwiGLU(config, mlp_key)
-        self.residual_scale = config.scale_depth / config.num_layers**0.5
+        self.mlp = SwiGLU(config, mlp_key, init_std)
 
     def __call__(
         self,
         x_BTD: jax.Array,
+        residual_scale: jax.Array,
         rope: tuple[jax.Array, jax.Array],
-        bias_B1TT: jax.Array,
+        visible_B1TT: jax.Array | None,
         attention: Implementation,
     ) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
-        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, bias_B1TT, attention)
-        x_BTD += self.residual_scale * mixed_BTD
-        x_BTD += self.residual_scale * self.mlp(self.mlp_norm(x_BTD))
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, visible_B1TT, attention)
+        x_BTD += residual_scale * mixed_BTD
+        x_BTD += residual_scale * self.mlp(self.mlp_norm(x_BTD))
         return x_BTD
 
 
 class Decoder(nnx.Module):
-    """Embedding, L blocks stacked on a leading axis, final norm, head."""
+    """Embedding, L blocks stacked on a leading axis, final norm; and the table of an untied head."""
 
-    def __init__(self, config: ModelConfig, key: jax.Array):
+    def __init__(self, config: ModelConfig, key: jax.Array, init_std: ArrayLike):
         embedding_key, head_key, blocks_key = jax.random.split(key, 3)
         table = (config.vocab_size, config.d_model)
         self.config = config
-        self.embedding = nnx.Param(config.init_std * jax.random.normal(embedding_key, table, jnp.float32))
-        self.blocks = nnx.vmap(functools.partial(Block, config))(jax.random.split(blocks_key, config.num_layers))
+        self.embedding = nnx.Param(init_std * jax.random.normal(embedding_key, table, jnp.float32))
+        block = functools.partial(Block, config, init_std)
+        self.blocks = nnx.vmap(block)(jax.random.split(blocks_key, config.num_layers))
         self.final_norm = RMSNorm(config)
         if not config.tied_embeddings:
             # [V, D] like the embedding, so that untying a trained model is a copy.
-            self.head = nnx.Param(config.init_std * jax.random.normal(head_key, table, jnp.float32))
+            self.head = nnx.Param(init_std * jax.random.normal(head_key, table, jnp.float32))
 
     def __call__(
         self,
         tokens_BT: jax.Array,
         segments_BT: jax.Array | None,
+        scales: Scales,
         unroll: int,
         remat: Literal["none", "block"],
         attention: Implementation,
     ) -> jax.Array:
-        """Tokens [B, T] -> logits [B, T, V] in float32."""
+        """Tokens [B, T] -> features [B, T, D], ready for the output table, in the compute dtype."""
         config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         T = tokens_BT.shape[1]
-        rope, bias_B1TT = rope_tables(config, T), visibility_bias(T, segments_BT)
+        embedding_scale = jnp.asarray(scales.embedding, dtype)
+        residual_scale = (jnp.asarray(scales.residual) / config.num_layers**0.5).astype(dtype)
+        rope, visible_B1TT = rope_tables(config, T), visibility(attention, T, segments_BT)
         block_definition, blocks = nnx.split(self.blocks)
 
         def layer(x_BTD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(block_definition, weights)(x_BTD, rope, bias_B1TT, attention), None
+            return nnx.merge(block_definition, weights)(x_BTD, residual_scale, rope, visible_B1TT, attention), None
 
-        x_BTD = config.scale_emb * self.embedding[...][tokens_BT].astype(dtype)
+        x_BTD = embedding_scale * self.embedding[...][tokens_BT].astype(dtype)
         x_BTD, _ = jax.lax.scan(jax.checkpoint(layer) if remat == "block" else layer, x_BTD, blocks, unroll=unroll)
-        x_BTD = self.final_norm(x_BTD) / config.width_multiplier
-        head_VD = (self.embedding if config.tied_embeddings else self.head)[...].astype(dtype)
-        logits = jnp.einsum("nd,vd->nv", x_BTD.reshape(-1, config.d_model), head_VD, preferred_element_type=jnp.float32)
-        return logits.reshape(*tokens_BT.shape, -1)
+        return self.final_norm(x_BTD) / config.width_multiplier
 
 
 @functools.lru_cache
 def _definition(config: ModelConfig) -> nnx.GraphDef[Decoder]:
     """The decoder's static part, from abstract shapes."""
-    return nnx.split(nnx.eval_shape(lambda: Decoder(config, jax.random.key(0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, jax.random.key(0), config.init_std)))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init(config: ModelConfig, seed: int | jax.Array) -> Params:
+def init(config: ModelConfig, seed: int | jax.Array, init_std: ArrayLike | None = None) -> Params:
     """Fresh parameters: a nested dict of float32 arrays, those of the blocks stacked on a leading axis L.
 
     Standard deviations: the table of this module's docstring.
+
+    Args:
+        config: the model.
+        seed: of all draws; data, like `init_std`: one compiled program serves every seed.
+        init_std: in place of the config's, which is None.
     """
-    params: Params = nnx.to_pure_dict(nnx.split(Decoder(config, jax.random.key(seed)))[1])
+    std = config.init_std if init_std is None else init_std
+    params: Params = nnx.to_pure_dict(nnx.split(Decoder(config, jax.random.key(seed), std))[1])
     return params
 
 
-def apply(
+def features(
     config: ModelConfig,
     params: Params,
     tokens_BT: jax.Array,
     segments_BT: jax.Array | None = None,
     *,
+    scales: Scales | None = None,
     unroll: int = 1,
     remat: Literal["none", "block"] = "none",
     attention: Implementation = "batched_matmul",
 ) -> jax.Array:
-    """Logits of the next token at every position, [B, T, V] float32.
+    """What the output table turns into logits: the final norm's output over m, [B, T, D] in the compute dtype.
 
     Args:
         config: the model.
@@ -135,9 +157,31 @@ def apply(
         tokens_BT: int32 tokens.
         segments_BT: int32 document numbers; a position sees earlier positions of its own document only. None:
             the whole row is one document. Rotary positions run along the row, being relative.
+        scales: in place of the config's `scale_emb` and `scale_depth`, which is None.
         unroll: layers unrolled in the scan over layers (changes last digits at most).
         remat: "block" recomputes each block's activations in the backward pass.
-        attention: "batched_matmul" (fast on a CPU) or "dot_product_attention" (jax.nn's, for accelerators).
+        attention: "batched_matmul" (fast on a CPU), "dot_product_attention" (jax.nn's, for accelerators) or "cudnn"
+            (flash attention on an NVIDIA GPU, bfloat16 only).
     """
     decoder = nnx.merge(_definition(config), params)
-    return decoder(tokens_BT, segments_BT, unroll, remat, attention)
+    own = Scales(config.scale_emb, config.scale_depth)
+    return decoder(tokens_BT, segments_BT, scales or own, unroll, remat, attention)
+
+
+def output_table(config: ModelConfig, params: Params) -> jax.Array:
+    """The table whose rows, times the features, are logits: [V, D] in the compute dtype; tied, the embedding."""
+    table_VD: jax.Array = params["embedding" if config.tied_embeddings else "head"]
+    return table_VD.astype(config.compute_dtype)
+
+
+def apply(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: jax.Array,
+    segments_BT: jax.Array | None = None,
+    **how: Any,
+) -> jax.Array:
+    """Logits of the next token at every position, [B, T, V] float32; arguments as `features` takes them."""
+    x_BTD, table_VD = features(config, params, tokens_BT, segments_BT, **how), output_table(config, params)
+    logits = jnp.einsum("nd,vd->nv", x_BTD.reshape(-1, config.d_model), table_VD, preferred_element_type=jnp.float32)
+    return logits.reshape(*tokens_BT.shape, -1)

@@ -105,7 +105,9 @@ class DataConfig:
         return self.sequence_length * self.batch_size
 
 
-DecayShape = Literal["exponential", "linear", "cosine", "one_minus_sqrt", "square", "mirror_cosine", "megatron"]
+DecayShape = Literal[
+    "exponential", "linear", "cosine", "one_minus_sqrt", "square", "mirror_cosine", "megatron", "cosine_loop"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +194,10 @@ class ExecutionConfig:
         steps_per_dispatch: optimiser steps per call into the compiled program.
         unroll: layers unrolled in the scan over layers; 0 decides by device (all on CPU up to 12, else 1).
         remat: "none", or "block" to recompute each block's activations in the backward pass.
+        runs_per_group: runs of one size that train as one program, at most; 0 decides by device and size, 1 trains
+            every run alone.
+        run_axis: how a device works on the runs of a group: one after another ("map", with the bits of a run alone) or
+            side by side ("vmap", faster where one run does not fill the device); "auto" is map on CPU, else vmap.
     """
 
     devices: int = 0
@@ -199,6 +205,8 @@ class ExecutionConfig:
     steps_per_dispatch: int = 32
     unroll: int = 0
     remat: Literal["none", "block"] = "none"
+    runs_per_group: int = 0
+    run_axis: Literal["auto", "map", "vmap"] = "auto"
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)

@@ -10,25 +10,32 @@ import numpy as np
 
 from scaling.data.heldout import heldout_rows
 from scaling.data.shards import Shards
-from scaling.mesh import Execution, rows_sharding
+from scaling.mesh import Execution, over_all_devices
+from scaling.optimizers import Hyper
 from scaling.train import Batch, LossFn, Params
 
 _ROWS_AT_ONCE = 64
 
 
 @functools.lru_cache
-def _by_row(loss_fn: LossFn) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
-    """The compiled program: (params, rows) -> (sum of nats, counted targets) of every row."""
+def _by_row(loss_fn: LossFn) -> Callable[[Params, Batch, Hyper], tuple[jax.Array, jax.Array]]:
+    """The compiled program: (params, rows, scalars) -> (sum of nats, counted targets) of every row."""
 
     @jax.jit
-    def by_row(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return jax.vmap(lambda row: loss_fn(params, jax.tree.map(lambda x: x[None], row)))(batch)
+    def by_row(params: Params, batch: Batch, hyper: Hyper) -> tuple[jax.Array, jax.Array]:
+        return jax.vmap(lambda row: loss_fn(params, jax.tree.map(lambda x: x[None], row), hyper))(batch)
 
     return by_row
 
 
 def evaluate(
-    params: Params, shards: Shards, tokens: int, sequence_length: int, loss_fn: LossFn, execution: Execution
+    params: Params,
+    shards: Shards,
+    tokens: int,
+    sequence_length: int,
+    loss_fn: LossFn,
+    hyper: Hyper,
+    execution: Execution,
 ) -> dict[str, Any]:
     """Mean loss of a model on a held-out split.
 
@@ -37,7 +44,8 @@ def evaluate(
         shards: the split.
         tokens: how much of it at most; always the same part.
         sequence_length: T of the rows.
-        loss_fn: (params, rows) -> (sum of nats, counted targets).
+        loss_fn: (params, rows, hyper) -> (sum of nats, counted targets).
+        hyper: the scales of the model's forward pass are what is read of it.
         execution: how the parameters lie on devices.
 
     Returns:
@@ -47,7 +55,9 @@ def evaluate(
     held = heldout_rows(shards, tokens, sequence_length)
     rows, segments, target_bytes = held.tokens, held.segments, held.target_bytes.sum()
     mesh = execution.mesh
-    at_once = _ROWS_AT_ONCE * execution.devices
+    # where training chunks its logits, rows that go through together have no more of them than a chunk
+    fitting = max(1, execution.loss_chunk // sequence_length) if execution.loss_chunk else _ROWS_AT_ONCE
+    at_once = min(fitting, _ROWS_AT_ONCE) * mesh.size
 
     by_row = _by_row(loss_fn)
     nats, counts = [], []
@@ -55,7 +65,7 @@ def evaluate(
         part = {"tokens": rows[start : start + at_once], "segments": segments[start : start + at_once]}
         missing = at_once - len(part["tokens"])  # the last batch is padded, so that there is one program
         padded = {name: np.pad(x, ((0, missing), (0, 0)), mode="edge") for name, x in part.items()}
-        found = jax.device_get(by_row(params, jax.device_put(padded, rows_sharding(mesh, axis=0))))
+        found = jax.device_get(by_row(params, jax.device_put(padded, over_all_devices(mesh)), hyper))
         nats.append(np.asarray(found[0], np.float64)[: at_once - missing])
         counts.append(np.asarray(found[1], np.float64)[: at_once - missing])
     nats_R, counts_R = np.concatenate(nats), np.concatenate(counts)

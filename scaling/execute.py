@@ -1,16 +1,22 @@
 """Executing a study: whatever is missing of its plan, in order, beside other processes that do the same."""
 
+import contextlib
+import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from scaling import storage
+from scaling import mesh, storage
 from scaling.config import to_json
 from scaling.data.shards import Prepared
 from scaling.errors import UserError
 from scaling.evaluate import evaluate
+from scaling.groups import Group, groups
+from scaling.jobs import Goal
 from scaling.objectives import next_token
+from scaling.optimizers import hyper
 from scaling.records import RunStore, cannot_leave
 from scaling.run import Runner, loss_fn
 from scaling.study import (
@@ -30,7 +36,7 @@ class Executor:
 
     Args:
         study: what to execute.
-        runner: trains single runs.
+        runner: trains its runs, group by group.
         announce: told in words what is being done.
     """
 
@@ -43,8 +49,10 @@ class Executor:
         _check_one_vocabulary(study.name, prepared)
         self._prepared = prepared
         self.entries = plan_study(study, {name: p.train.digest for name, p in prepared.items()})
-        for entry in self.entries:
-            runner.plan(entry.run, entry.config)
+        self.groups = groups(self.entries, functools.partial(mesh.room, runner.execution))
+        for group in self.groups:
+            for entry in group.entries:
+                runner.plan(entry.run, entry.config, group.runs)
         for entry in self.entries:
             runner.check_budget(entry.config, entry.stop)
         self.evaluation_digest = evaluation_digest(
@@ -64,6 +72,7 @@ class Executor:
             "flops_spent": spent,
             "flops_cosine": cosine,
             "entries": [entry.entry() for entry in self.entries],
+            "groups": [[entry.label for entry in group.entries] for group in self.groups],
         }
         storage.write_json(self.store.study_dir(self.study.name) / "plan.json", plan)
 
@@ -80,13 +89,13 @@ class Executor:
     def run(self) -> None:
         """Trains and evaluates what is missing; returns when nothing is, whoever did it.
 
-        A run that another process holds is left to it and looked at again later.
+        What another process holds is left to it and looked at again later.
 
         Raises:
             InterruptedRunError: stopped on request.
         """
         self.write_plan()
-        while held := [entry for entry in self.entries if not self._advance(entry)]:
+        while held := [group for group in self.groups if not self._advance(group)]:
             if self.runner.stop_requested():
                 raise InterruptedRunError("stopped")
             self.announce(f"waiting for {held[0].label}, which another process is training")
@@ -112,47 +121,66 @@ class Executor:
         }
         return {task.source.domain for task in self.study.evaluation.tasks} <= done
 
-    def _advance(self, entry: Planned) -> bool:
-        """Brings one run to its end. Returns False if it has to wait for another process."""
-        if self._is_finished(entry):
-            return True
-        if entry.is_point:
-            ready = self._reach_branch_point(entry)
-            return ready and (self._is_finished(entry) or self._train(entry, [entry.stop]))
-        ahead = [branch for branch in self.entries if branch.trunk == entry.run and not self._is_finished(branch)]
-        return self._train(entry, [branch.start for branch in ahead if branch.config.parent])
+    def _advance(self, group: Group) -> bool:
+        """Brings a group's runs to their ends. Returns False if some have to wait for another process."""
+        open_entries = [entry for entry in group.entries if not self._is_finished(entry)]
+        ready = self._reach_branch_points(open_entries)
+        missing = [entry for entry in open_entries if entry.run in ready and not self._is_finished(entry)]
+        steps = {entry.run: {e.stop for e in missing if e.run == entry.run and e.is_point} for entry in missing}
+        for branch in self.entries:  # trunks are to be left where their branches wait for it
+            if branch.config.parent and branch.trunk in steps and not self._is_finished(branch):
+                steps[branch.trunk].add(branch.start)
+        return self._train(group, steps) and len(ready) == len({entry.run for entry in open_entries})
 
-    def _reach_branch_point(self, entry: Planned) -> bool:
-        """Whether there is something to begin a run from, once its trunk has replayed to the branch point if need be.
+    def _reach_branch_points(self, entries: Sequence[Planned]) -> set[str]:
+        """The runs that there is something to begin from, once their trunks have replayed to it where need be.
 
-        False also when another process holds the trunk.
+        The others' trunks are held by another process.
         """
-        parent, own = entry.config.parent, self.runner.checkpoints(entry.run)
-        if parent is None or any(own.is_intact(step) for step in own.steps()):
-            return True
-        trunk = next(other for other in self.entries if other.run == parent.run)
-        return self.runner.checkpoints(parent.run).is_intact(parent.step) or self._train(trunk, [parent.step])
+        lost: dict[str, set[int]] = {}
+        for entry in entries:
+            parent, own = entry.config.parent, self.runner.checkpoints(entry.run)
+            if parent is None or any(own.is_intact(step) for step in own.steps()):
+                continue
+            if not self.runner.checkpoints(parent.run).is_intact(parent.step):
+                lost.setdefault(parent.run, set()).add(parent.step)
+        held = set[str]()
+        for group in self.groups:
+            steps = {entry.run: lost[entry.run] for entry in group.entries if entry.run in lost}
+            if steps and not self._train(group, steps):
+                held |= steps.keys()
+        return {entry.run for entry in entries if not (entry.config.parent and entry.config.parent.run in held)}
 
-    def _train(self, entry: Planned, save_at: list[int]) -> bool:
-        """Trains a run to its end, and evaluates it if it is a point. Returns False if another process holds it."""
-        with storage.try_lock(self.store.run_dir(entry.run) / "lock") as locked:
-            if not locked:
-                return False
-            self.announce(entry.label)
-            self.runner.ensure(entry.config, entry.stop, save_at)
-            if entry.is_point and not self._is_finished(entry):
-                self._evaluate(entry)
-        return True
+    def _train(self, group: Group, steps: Mapping[str, Iterable[int]]) -> bool:
+        """Trains runs of a group to their ends, with checkpoints at these steps, and evaluates those that are points.
+
+        Returns False if another process holds one of them, which is left out: its place in the program stays, so the
+        others come out the same.
+        """
+        with contextlib.ExitStack() as stack:
+            locks = {run: stack.enter_context(storage.try_lock(self.store.run_dir(run) / "lock")) for run in steps}
+            mine = [run for run, locked in locks.items() if locked]
+            if not mine:
+                return not steps
+            ends = {run: [entry for entry in group.entries if entry.run == run] for run in mine}
+            self.announce(group.label)
+            goals = [Goal(of[0].config, max(e.stop for e in of), sorted(steps[run])) for run, of in ends.items()]
+            self.runner.ensure(goals, group.runs)
+            for entry in itertools.chain.from_iterable(ends.values()):
+                if entry.is_point and not self._is_finished(entry):
+                    self._evaluate(entry)
+        return len(mine) == len(steps)
 
     def _evaluate(self, entry: Planned) -> None:
         params = self.runner.state_at(entry.config, entry.run, entry.stop).state.params
         config, wanted = entry.config, self.study.evaluation
         execution = self.runner.resolved(config)
-        loss = loss_fn(config.model, next_token, execution)
+        loss = loss_fn(config.model.compiled(), next_token, execution)
+        scalars = hyper(config.optimizer, config.model, learning_rate=0.0)
         rows: list[dict[str, Any]] = []
         for task in wanted.tasks:
             heldout = self.runner.prepared(task).heldout
-            found = evaluate(params, heldout, wanted.tokens, wanted.sequence_length, loss, execution)
+            found = evaluate(params, heldout, wanted.tokens, wanted.sequence_length, loss, scalars, execution)
             if not math.isfinite(found["nats_per_token"]):  # the last update, after which no loss was taken
                 self.runner.fail(entry.run, f"the loss on {task.name} after step {entry.stop} is not finite")
                 return

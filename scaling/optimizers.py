@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -30,22 +31,28 @@ MUON_RMS = 0.2
 
 
 class Hyper(NamedTuple):
-    """What may change from step to step without a new compilation: scalars that enter the compiled step.
+    """What runs and steps may differ in without a new compilation: scalars that enter the compiled step.
 
     Attributes:
         learning_rate: base rate of this step.
         weight_decay: coefficient, before the learning rate.
         clip_norm: largest global norm of the gradient.
+        scale_emb: the model's multiplier of the embedding output.
+        scale_depth: the model's multiplier of block outputs, before 1 / sqrt(L).
     """
 
     learning_rate: ArrayLike
     weight_decay: ArrayLike
     clip_norm: ArrayLike
+    scale_emb: ArrayLike
+    scale_depth: ArrayLike
 
 
-def hyper(config: OptimizerConfig, learning_rate: ArrayLike) -> Hyper:
-    """The configured hyper-parameters at a learning rate, as float32 scalars."""
-    return Hyper(*(jnp.float32(x) for x in (learning_rate, config.weight_decay, config.clip_norm)))
+def hyper(config: OptimizerConfig, model: ModelConfig, learning_rate: ArrayLike) -> Hyper:
+    """The configured hyper-parameters at a learning rate or at several, float32 and of its shape."""
+    rate = np.asarray(learning_rate, np.float32)
+    values = (config.weight_decay, config.clip_norm, model.scale_emb, model.scale_depth)
+    return Hyper(rate, *(np.full(rate.shape, value, np.float32) for value in values))
 
 
 def parameter_groups(params: Any) -> Any:
@@ -130,4 +137,4 @@ def optimizer(config: OptimizerConfig, model: ModelConfig, hyper: Hyper) -> opta
 
 def init_optimizer(config: OptimizerConfig, model: ModelConfig, params: Any) -> optax.OptState:
     """The optimiser's first state for these parameters."""
-    return optimizer(config, model, hyper(config, 0.0)).init(params)
+    return optimizer(config, model, hyper(config, model, 0.0)).init(params)

@@ -6,7 +6,7 @@ steps and a decay of n steps that starts at step s0 (MiniCPM, arXiv 2404.06395, 
     eta(s) = eta (s + 1) / W      s < W     (the paper's s / W would waste the first update on a rate of 0)
            = eta                  W <= s < s0
            = eta f(r)             r = (s - s0) / n in [0, 1): the first decayed step still has the full rate
-           = eta f(1)             s >= s0 + n
+           = eta f(1)             s >= s0 + n (the cosine loop alone goes on: r is not capped there)
 
 Every rate is computed by itself in Python floats and rounded to float32 once, so it depends on the step alone and not
 on how many steps were asked for together: a branch repeats its trunk's rates bit by bit.
@@ -30,7 +30,8 @@ def linear(r: float) -> float:
 def cosine(r: float) -> float:
     """(1 + cos(pi r)) / 2 (Loshchilov and Hutter, arXiv 1608.03983, eq. 5).
 
-    MiniCPM's appendix B.1 prints cos(pi s / T) without the "1 +" and the half, which would end at -0.8 eta.
+    MiniCPM's appendix B.1 prints cos(pi s / T) without the "1 +" and the half, which would end at -0.8 eta. Its
+    "CosineLoop" is the same beyond r = 1 too: back at 1 for r = 2.
     """
     return 0.5 * (1.0 + math.cos(math.pi * r))
 
@@ -56,6 +57,7 @@ def megatron(r: float) -> float:
 
 
 # Shapes that fall from 1 at r = 0 to 0 at r = 1. The exponential is apart: it is set by a half-life, not an end.
+# They stay there, except for the loop.
 SHAPES: dict[str, Callable[[float], float]] = {
     "linear": linear,
     "cosine": cosine,
@@ -63,6 +65,7 @@ SHAPES: dict[str, Callable[[float], float]] = {
     "square": square,
     "mirror_cosine": mirror_cosine,
     "megatron": megatron,
+    "cosine_loop": cosine,
 }
 
 
@@ -76,7 +79,8 @@ def exponential(r: float, half_lives: float) -> float:
 
 
 def decay_fraction(decay: DecayConfig, r: float) -> float:
-    """The fraction of the stable rate at progress r in [0, 1]: 1 at r = 0, `decay.final` at r = 1."""
+    """The fraction of the stable rate at progress r >= 0: 1 at r = 0, `decay.final` at r = 1."""
+    r = r if decay.shape == "cosine_loop" else min(r, 1.0)
     if decay.shape == "exponential":
         return exponential(r, decay.steps / decay.half_life)
     return decay.final + (1.0 - decay.final) * SHAPES[decay.shape](r)
@@ -115,7 +119,7 @@ def _rate(schedule: ScheduleConfig, step: int) -> float:
     decay = schedule.decay
     if decay is None or step < decay.start:
         return schedule.peak
-    return schedule.peak * decay_fraction(decay, min((step - decay.start) / decay.steps, 1.0))
+    return schedule.peak * decay_fraction(decay, (step - decay.start) / decay.steps)
 
 
 def learning_rates(schedule: ScheduleConfig, start: int, stop: int) -> npt.NDArray[np.float32]:

@@ -156,10 +156,10 @@ class Planned:
 
     def entry(self) -> dict[str, Any]:
         """The row of plan.json: everything a reader of results needs, without the training code."""
-        schedule, counts = self.config.schedule, parameter_counts(self.config.model)
-        decay_steps = schedule.decay.steps if schedule.decay else 0
+        decay, counts = self.config.schedule.decay, parameter_counts(self.config.model)
         total = self.parent_tokens + self.tokens(self.start, self.stop)
-        d_decay = self.tokens(self.stop - decay_steps, self.stop)
+        # a run may stop before its decay's end, or go on after it
+        d_decay = self.tokens(decay.start, min(decay.start + decay.steps, self.stop)) if decay else 0
         length = self.config.data.sequence_length
         return {
             "label": self.label,

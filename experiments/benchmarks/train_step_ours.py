@@ -1,6 +1,7 @@
 """Our side of the training-step benchmark: the program that `windtunnel run` trains with, on random rows."""
 
 import json
+import resource
 import statistics
 import sys
 import time
@@ -12,60 +13,51 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from models.config import ModelConfig
+from experiments.benchmarks.train_shapes import Shape
 from scaling import mesh
-from scaling.config import (
-    DataConfig,
-    ExecutionConfig,
-    MixtureComponent,
-    RunConfig,
-    ScheduleConfig,
-    SourceConfig,
-    TaskConfig,
-    from_json,
-)
-from scaling.optimizers import Hyper
+from scaling.config import from_json
+from scaling.jobs import group_state
+from scaling.optimizers import hyper
 from scaling.run import dispatch_for, first_state
-
-DOCUMENT_TOKENS = 400  # mean length of a document in the packed rows
-
-
-def run_config(task: dict[str, Any]) -> RunConfig:
-    """The run that the benchmark's shape belongs to; its corpus is named and never read."""
-    corpus = TaskConfig("random", SourceConfig("files", "random"))
-    data = DataConfig((MixtureComponent(corpus),), task["sequence_length"], task["batch_size"])
-    return RunConfig(from_json(ModelConfig, task["model"]), data, ScheduleConfig(1e-3, 0))
+from scaling.train import side_by_side
 
 
-def stepper(config: RunConfig, steps: int) -> tuple[Callable[[], float], dict[str, Any]]:
-    """A function that trains `steps` steps and reads the last loss, and how it is executed."""
-    execution = mesh.resolve(ExecutionConfig(steps_per_dispatch=steps), config.data, config.model.num_layers)
-    dispatch, state = dispatch_for(config, execution), first_state(config, execution)
-    random, data = np.random.default_rng(0), config.data
-    shape = (steps, data.batch_size, data.sequence_length + 1)
-    rows = {
-        "tokens": random.integers(0, config.model.vocab_size, shape, dtype=np.int32),
-        "segments": np.cumsum(random.random(shape) < 1 / DOCUMENT_TOKENS, axis=-1, dtype=np.int32) + 1,
-    }
-    optimizer = config.optimizer
-    values = (config.schedule.peak, optimizer.weight_decay, optimizer.clip_norm)
-    hyper = Hyper(*(np.full(steps, value, np.float32) for value in values))
+def random_rows(shape: Shape, steps: int) -> dict[str, np.ndarray]:
+    """Rows of `steps` steps, [steps, B, T + 1], with documents packed into them where the shape says so."""
+    random = np.random.default_rng(0)
+    axes = (steps, shape.batch_size, shape.sequence_length + 1)
+    rows = {"tokens": random.integers(0, shape.model.vocab_size, axes, dtype=np.int32)}
+    if shape.document_tokens:
+        rows["segments"] = np.cumsum(random.random(axes) < 1 / shape.document_tokens, axis=-1, dtype=np.int32) + 1
+    return rows
+
+
+def stepper(shape: Shape) -> tuple[Callable[[], float], dict[str, Any]]:
+    """A function that trains the steps of one dispatch and reads the last loss, and how it is executed."""
+    config = shape.run_config()
+    execution = mesh.resolve(shape.execution, config.data, config.model)
+    steps = execution.steps_per_dispatch
+    dispatch = dispatch_for(config, execution)
+    state = group_state({0: jax.device_get(first_state(config, execution))}, execution)
+    rates = hyper(config.optimizer, config.model, np.full(steps, config.schedule.peak))
+    rows, rates = side_by_side({0: (random_rows(shape, steps), rates)}, execution.runs)
+    counts = [steps] + [0] * (execution.runs - 1)  # a group of one
 
     def train() -> float:
         nonlocal state
-        state, metrics = dispatch(state, rows, hyper, steps)
-        return float(np.asarray(metrics["loss"])[-1])
+        state, metrics = dispatch(state, rows, rates, counts)
+        return float(np.asarray(metrics["loss"])[0, -1])
 
     return train, execution.fingerprint()
 
 
-def matmul_gflops(size: int = 1024, repeats: int = 5) -> float:
-    """Rate of float32 products of two size x size matrices, one on every device at once; the best of `repeats`."""
+def matmul_gflops(dtype: str, size: int, repeats: int = 5) -> float:
+    """Rate of products of two size x size matrices, one on every device at once; the best of `repeats`."""
     devices = jax.device_count()
     one_each = jax.make_mesh((devices,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
     split = PartitionSpec("device")
     product = jax.jit(jax.shard_map(jnp.matmul, mesh=one_each, in_specs=(split, split), out_specs=split))
-    a = jax.device_put(np.ones((devices, size, size), np.float32), NamedSharding(one_each, split))
+    a = jax.device_put(jnp.ones((devices, size, size), dtype), NamedSharding(one_each, split))
     taken = []
     product(a, a).block_until_ready()
     for _ in range(repeats):
@@ -75,15 +67,21 @@ def matmul_gflops(size: int = 1024, repeats: int = 5) -> float:
     return 2 * size**3 * devices / min(taken) / 1e9
 
 
+def peak_bytes() -> int:
+    """Most memory held so far: on the first device, or (a CPU) by this process, compilation included."""
+    stats = jax.devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] if stats else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main() -> None:
-    """Serves the protocol of `experiments.benchmarks.train_step.Contender`."""
-    task = json.loads(sys.argv[1])
-    config = run_config(task)
-    train, facts = stepper(config, task["steps"])
-    tokens = task["steps"] * config.data.tokens_per_step
+    """Serves the protocol of `experiments.benchmarks.contenders.Contender`."""
+    shape = from_json(Shape, json.loads(sys.argv[1]))
+    train, facts = stepper(shape)
+    tokens = facts["steps_per_dispatch"] * shape.sequence_length * shape.batch_size
+    size = 1024 if jax.default_backend() == "cpu" else 8192
     for _ in range(3):
         train()
-    print(json.dumps(facts), flush=True)
+    print(json.dumps(facts | {"peak_bytes": peak_bytes()}), flush=True)
     for line in sys.stdin:
         taken: list[float] = []
         began = time.perf_counter()
@@ -93,7 +91,7 @@ def main() -> None:
             taken.append(time.perf_counter() - start)
         answer = {
             "tokens_per_second": tokens / statistics.median(taken),
-            "matmul_gflops": matmul_gflops(),
+            "matmul_gflops": matmul_gflops(shape.model.compute_dtype, size),
             "seconds": time.perf_counter() - began,
         }
         print(json.dumps(answer), flush=True)

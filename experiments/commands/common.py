@@ -29,7 +29,7 @@ def executor(
     name: str,
     runs_dir: Path,
     data_dir: Path,
-    progress: Callable[[list[LogRow]], None] = lambda rows: None,
+    progress: Callable[[str, list[LogRow]], None] = lambda run, rows: None,
     announce: Callable[[str], None] = lambda text: None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Executor:

@@ -55,20 +55,30 @@ class _Bar:
             console=console,
         )
         self.task = self.progress.add_task("starting", total=1.0, detail="")
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # that a step of a run adds
         self.label = ""
+        self._last: dict[str, LogRow] = {}
 
     def announce(self, label: str) -> None:
-        self.label = label
+        self.label, self._last = label, {}
         self.progress.update(self.task, description=label, detail="")
 
-    def rows(self, rows: list[LogRow]) -> None:
+    def rows(self, run: str, rows: list[LogRow]) -> None:
         if not rows:
             return
-        last = rows[-1]
-        tokens = last.tokens / last.step
-        detail = f"step {last.step} loss {last.loss:.3f} {quantity(tokens / last.seconds)} tok/s"
-        self.progress.update(self.task, advance=len(rows) * self.seconds.get(self.label, 0.0), detail=detail)
+        self._last[run] = last = rows[-1]
+        together = self._last.values()
+        detail = (
+            f"step {_span([row.step for row in together], 'd')} loss {_span([row.loss for row in together], '.3f')} "
+            f"{quantity(last.tokens / last.step / last.seconds)} tok/s"
+        )
+        self.progress.update(self.task, advance=len(rows) * self.seconds.get(run, 0.0), detail=detail)
+
+
+def _span(values: list[float], form: str) -> str:
+    """The values of a group's runs, from the least to the greatest."""
+    least, greatest = format(min(values), form), format(max(values), form)
+    return least if least == greatest else f"{least}..{greatest}"
 
 
 def execute(name: str, runs_dir: Path, data_dir: Path, report: bool) -> None:

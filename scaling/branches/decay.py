@@ -4,6 +4,7 @@ The end of such a branch is one L(N, D) point (MiniCPM, section 4.5).
 """
 
 import dataclasses
+import math
 
 from scaling.branches.contract import Branch
 from scaling.config import DataConfig, DecayConfig, DecayShape, Parent, RunConfig
@@ -19,7 +20,7 @@ class DecaySpec:
         total_steps: steps from the trunk's start to the branch's end.
         share: decay steps / total steps, in (0, 1): a share of the tokens too, where `data` keeps the batch's size.
         shape: of the decay.
-        final: fraction of the stable learning rate at the end.
+        final: fraction of the stable learning rate at the end; an exponential's half-life follows from it.
         data: another mixture for the decay; None keeps the trunk's.
         label: what the branch is called in tables; by default its length.
     """
@@ -45,6 +46,11 @@ class DecaySpec:
                 f"branch of {self.total_steps} steps with decay share {self.share}: that is {self.decay_steps} "
                 f"steps of decay; make the branch longer or its batch smaller"
             )
+        if self.shape == "exponential" and not 0 < self.final < 1:
+            raise UserError(
+                f"branch {self.label!r}: an exponential decay ends at a fraction between 0 and 1 of the stable rate, "
+                f"not at {self.final:g}; MiniCPM's ends at final=0.1"
+            )
 
     @property
     def decay_steps(self) -> int:
@@ -63,7 +69,8 @@ class DecaySpec:
 
     def config(self, parent: RunConfig, parent_run: str) -> RunConfig:
         """The trunk's config with this decay, and possibly other data."""
-        decay = DecayConfig(self.start, self.decay_steps, self.shape, self.final)
+        half_life = self.decay_steps / -math.log2(self.final) if self.shape == "exponential" else 0.0
+        decay = DecayConfig(self.start, self.decay_steps, self.shape, self.final, half_life)
         return dataclasses.replace(
             parent,
             data=self.data or parent.data,

@@ -5,8 +5,12 @@ import sys
 import pytest
 
 from experiments.benchmarks import train_step_ours
-from experiments.benchmarks.train_step import OURS, SHAPES, Contender, Round, Shape, main, summarise
+from experiments.benchmarks.contenders import Contender, Round
+from experiments.benchmarks.train_shapes import SHAPES, Shape
+from experiments.benchmarks.train_step import OURS, summarise
+from experiments.commands.bench import train
 from models.config import ladder_model
+from scaling.config import ExecutionConfig, from_json
 from scaling.errors import UserError
 
 # A contender that answers every round with how often it was asked, in tokens/s.
@@ -73,17 +77,14 @@ def test_contender_that_dies_is_named():
         Contender("torch eager", [sys.executable, "-c", "raise SystemExit(7)"])
 
 
-def test_unknown_shape_and_interpreter_are_named(tmp_path):
-    with pytest.raises(UserError, match="no shape 'C': use A or B"):
-        main(shapes=("C",))
+def test_an_absent_interpreter_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no interpreter at .*absent"):
-        main(torch_python=tmp_path / "absent")
+        train(SHAPES, tmp_path / "absent", rounds=1, seconds=1.0, out=tmp_path / "out.json")
 
 
 def test_our_side_trains():
-    shape = Shape(ladder_model(8, vocab_size=16), sequence_length=8, batch_size=2)
-    config = train_step_ours.run_config(json.loads(json.dumps(dataclasses.asdict(shape))))
-    train, facts = train_step_ours.stepper(config, steps=2)
-    losses = [train() for _ in range(20)]
+    shape = Shape(ladder_model(8, vocab_size=16), 8, 2, execution=ExecutionConfig(steps_per_dispatch=2))
+    step, facts = train_step_ours.stepper(from_json(Shape, json.loads(json.dumps(dataclasses.asdict(shape)))))
+    losses = [step() for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]  # the same rows over and over are learnt
     assert facts["steps_per_dispatch"] == 2

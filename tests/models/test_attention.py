@@ -1,6 +1,7 @@
 """Attention against its definition, and the properties that rotary positions and grouped heads must have."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 
 from models import transformer
-from models.attention import batched_matmul_attention, rope_tables, rotate, visibility_bias
+from models.attention import (
+    batched_matmul_attention,
+    cudnn_attention,
+    dot_product_attention,
+    rope_tables,
+    rotate,
+    visibility,
+    visibility_bias,
+)
 from models.config import ModelConfig
 
 CONFIG = ModelConfig(
@@ -44,6 +53,19 @@ def test_attention_is_its_definition() -> None:
     np.testing.assert_allclose(out, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("length", [150, 300])  # two and four blocks of queries, uneven ones
+def test_blocks_of_queries_are_the_whole_with_its_gradients(length: int) -> None:
+    q, k, v = random(0, 2, 4, length, 8), random(1, 2, 2, length, 8), random(2, 2, 2, length, 8)
+    weights = random(3, 2, 4, length, 8)
+    bias = visibility_bias(length, jnp.asarray([[1] * 70 + [2] * (length - 70), [1] * length]))
+
+    def step(attention: Any) -> Any:
+        return jax.jit(jax.value_and_grad(lambda *qkv: (weights * attention(*qkv, bias)).sum(), (0, 1, 2)))(q, k, v)
+
+    ours, theirs = step(batched_matmul_attention), step(dot_product_attention)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
 def test_attention_survives_large_scores() -> None:
     """Scores of 1e4 overflow exp unless the maximum is taken off first."""
     q, k, v = 300 * random(0, 1, 1, 5, 8), 300 * random(1, 1, 1, 5, 8), random(2, 1, 1, 5, 8)
@@ -73,6 +95,25 @@ def test_implementations_agree_with_gradients() -> None:
     ours = gradient(params, "batched_matmul")
     theirs = gradient(params, "dot_product_attention")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ours, theirs)
+
+
+@pytest.mark.parametrize("segments", [None, [[1] * 5 + [2] * 7, [1] * 12]])
+def test_cudnn_is_asked_for_what_the_others_compute(monkeypatch: pytest.MonkeyPatch, segments: Any) -> None:
+    """No such GPU is here: XLA answers in its place what is asked, and the question must be the right one."""
+    asked = []
+
+    def answer(*operands: jax.Array, implementation: str, **how: Any) -> jax.Array:
+        asked.append(implementation)
+        return attend_by_xla(*operands, **how)
+
+    attend_by_xla = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", answer)
+    q, k, v = random(0, 2, 4, 12, 8), random(1, 2, 2, 12, 8), random(2, 2, 2, 12, 8)
+    segments_BT = None if segments is None else jnp.asarray(segments)
+    ours = cudnn_attention(q, k, v, visibility("cudnn", 12, segments_BT))
+    assert asked == ["cudnn"]
+    expected = attend(q, k, v, visibility("batched_matmul", 12, segments_BT))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:

@@ -14,6 +14,7 @@ from scaling.data.shards import open_prepared
 from scaling.errors import UserError
 from scaling.evaluate import evaluate
 from scaling.objectives import next_token
+from scaling.optimizers import hyper
 from scaling.run import first_state, loss_fn
 
 
@@ -24,14 +25,15 @@ def heldout(data_dir):
 
 def resolved(devices):
     execution = dataclasses.replace(tiny.EXECUTION, devices=devices)
-    return mesh.resolve(execution, tiny.DATA, tiny.MODEL.num_layers)
+    return mesh.resolve(execution, tiny.DATA, tiny.MODEL)
 
 
-def found(shards, tokens, devices=2, sequence_length=16):
-    execution = resolved(devices)
+def found(shards, tokens, devices=2, sequence_length=16, loss_chunk=0):
+    execution = dataclasses.replace(resolved(devices), loss_chunk=loss_chunk)
     params = first_state(tiny.TRUNK, execution).params
     loss = loss_fn(tiny.MODEL, next_token, execution)
-    return evaluate(params, shards, tokens, sequence_length, loss, execution)
+    scalars = hyper(tiny.TRUNK.optimizer, tiny.MODEL, 0.0)
+    return evaluate(params, shards, tokens, sequence_length, loss, scalars, execution)
 
 
 def plain(shards, tokens, sequence_length=16):
@@ -66,6 +68,12 @@ def test_loss_is_that_of_the_rows_one_by_one(heldout, rows, devices):
     else:  # of a ratio of sums over rows, by the delta method
         spread = np.std(nats - mean * counts, ddof=1) * math.sqrt(rows) / counts.sum()
         assert got["standard_error"] == pytest.approx(spread, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss_chunk", [5, 48])  # a row in pieces, three rows at once
+def test_chunked_logits_give_the_same_loss(heldout, loss_chunk):
+    whole, chunked = (found(heldout, 40 * 16, loss_chunk=chunk) for chunk in (0, loss_chunk))
+    assert chunked == pytest.approx(whole, rel=1e-6)
 
 
 def test_more_than_there_is_reads_all_there_is(heldout):

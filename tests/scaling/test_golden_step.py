@@ -46,12 +46,12 @@ def training_step(config: OptimizerConfig) -> dict[str, Any]:
     @jax.jit
     def step(params: Any) -> Any:
         def loss(params: Any) -> jax.Array:
-            logits = transformer.apply(MODEL, params, tokens[:, :-1], segments[:, :-1])
-            nats, count = next_token(logits, tokens, segments)
+            x_BTD = transformer.features(MODEL, params, tokens[:, :-1], segments[:, :-1])
+            nats, count = next_token(x_BTD, transformer.output_table(MODEL, params), tokens, segments)
             return nats / count
 
         value, gradient = jax.value_and_grad(loss)(params)
-        update, _ = optimizer(config, MODEL, hyper(config, 0.01)).update(
+        update, _ = optimizer(config, MODEL, hyper(config, MODEL, 0.01)).update(
             gradient, init_optimizer(config, MODEL, params), params
         )
         return value, optax.tree.norm(gradient), update, optax.apply_updates(params, update)

@@ -31,6 +31,10 @@ def gradients(params: Any) -> Any:
     return tree.unflatten([jax.random.normal(key, p.shape) for key, p in zip(keys, leaves, strict=True)])
 
 
+def scalars(learning_rate: Any, weight_decay: Any, clip_norm: Any) -> Hyper:
+    return Hyper(learning_rate, weight_decay, clip_norm, scale_emb=12.0, scale_depth=1.4)
+
+
 def first_update(config: OptimizerConfig, params: Any, gradient: Any, hyper: Hyper) -> Any:
     @jax.jit
     def update(params: Any, gradient: Any, hyper: Hyper) -> Any:
@@ -70,7 +74,7 @@ def test_an_unknown_parameter_is_an_error_and_no_group() -> None:
 
 def test_adamw_rates_by_group(params: Any) -> None:
     """Adam's first update is the gradient's sign: what is left is the group's rate, base or base / m."""
-    update = first_update(KINDS[0], params, gradients(params), Hyper(0.01, 0.0, jnp.inf))
+    update = first_update(KINDS[0], params, gradients(params), scalars(0.01, 0.0, jnp.inf))
     for name, value in by_name(update).items():
         expected = 0.01 / 4 if "attention/" in name or "mlp/" in name else 0.01
         np.testing.assert_allclose(np.abs(value), expected, rtol=1e-3, err_msg=name)
@@ -81,8 +85,8 @@ def test_weight_decay_is_the_groups_rate_times_the_parameter_and_spares_gains(
     config: OptimizerConfig, params: Any
 ) -> None:
     gradient = gradients(params)
-    plain = by_name(first_update(config, params, gradient, Hyper(0.01, 0.0, 1.0)))
-    decayed = by_name(first_update(config, params, gradient, Hyper(0.01, 0.5, 1.0)))
+    plain = by_name(first_update(config, params, gradient, scalars(0.01, 0.0, 1.0)))
+    decayed = by_name(first_update(config, params, gradient, scalars(0.01, 0.5, 1.0)))
     hidden_rate = 0.01 / 4 if config.kind == "adamw" else 0.01 / 2
     for name, value in by_name(params).items():
         rate = 0.0 if "norm" in name else hidden_rate if "blocks" in name else 0.01
@@ -97,7 +101,7 @@ def test_gradients_are_clipped_by_their_global_norm_first(params: Any) -> None:
     @jax.jit
     def moments(clip: float) -> Any:
         state = init_optimizer(KINDS[0], MODEL, params)
-        _, state = optimizer(KINDS[0], MODEL, Hyper(0.01, 0.0, clip)).update(gradient, state, params)
+        _, state = optimizer(KINDS[0], MODEL, scalars(0.01, 0.0, clip)).update(gradient, state, params)
         return optax.tree.get(state, "mu")
 
     assert float(optax.tree.norm(moments(2.0))) == pytest.approx(0.1 * 2.0, rel=1e-4)  # 1 - b1 = 0.1
@@ -105,7 +109,7 @@ def test_gradients_are_clipped_by_their_global_norm_first(params: Any) -> None:
 
 
 def test_muon_orthogonalises_every_layers_matrix_by_itself(params: Any) -> None:
-    update = first_update(KINDS[1], params, gradients(params), Hyper(0.01, 0.0, jnp.inf))
+    update = first_update(KINDS[1], params, gradients(params), scalars(0.01, 0.0, jnp.inf))
     for name, value in by_name(update).items():
         if not name.startswith(("blocks/attention/", "blocks/mlp/")):
             np.testing.assert_allclose(np.abs(value), 0.01, rtol=1e-3, err_msg=name)  # Adam's sign
@@ -126,13 +130,26 @@ def test_hyper_parameters_are_data(config: OptimizerConfig, params: Any) -> None
         return optimizer(config, MODEL, hyper).update(gradient, state, params)
 
     gradient, state = gradients(params), jax.jit(init_optimizer, static_argnums=(0, 1))(config, MODEL, params)
-    one, _ = step(params, state, hyper(config, 0.01))
-    two, _ = step(params, state, hyper(config, 0.02))
-    step(params, state, Hyper(*map(jnp.float32, (0.01, 0.3, 7.0))))
+    one, _ = step(params, state, hyper(config, MODEL, 0.01))
+    two, _ = step(params, state, hyper(config, MODEL, 0.02))
+    step(params, state, Hyper(*map(np.float32, scalars(0.03, 0.3, 7.0))))
     assert step._cache_size() == 1
     for a, b in zip(by_name(one).values(), by_name(two).values(), strict=True):
         np.testing.assert_allclose(2 * a, b, rtol=1e-5, atol=1e-9)
-    assert hyper(config, 0.01)[1:] == (jnp.float32(config.weight_decay), jnp.float32(config.clip_norm))
+
+
+def test_hyper_parameters_are_the_configured_ones_at_every_rate() -> None:
+    config = OptimizerConfig(weight_decay=0.3, clip_norm=7.0)
+    found = hyper(config, dataclasses.replace(MODEL, scale_emb=5.0, scale_depth=2.5), [0.1, 0.2])
+    expected = {
+        "learning_rate": [0.1, 0.2],
+        "weight_decay": 0.3,
+        "clip_norm": 7.0,
+        "scale_emb": 5.0,
+        "scale_depth": 2.5,
+    }
+    for name, value in found._asdict().items():
+        np.testing.assert_array_equal(value, np.full(2, expected[name], np.float32), err_msg=name, strict=True)
 
 
 def function_change(model: ModelConfig, config: OptimizerConfig) -> tuple[float, float]:
@@ -148,7 +165,7 @@ def function_change(model: ModelConfig, config: OptimizerConfig) -> tuple[float,
             log_p = jax.nn.log_softmax(apply(params, tokens[:, :-1]))
             return -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1).mean()
 
-        update, _ = optimizer(config, model, hyper(config, 0.01)).update(
+        update, _ = optimizer(config, model, hyper(config, model, 0.01)).update(
             jax.grad(loss)(params), init_optimizer(config, model, params), params
         )
         hidden = jax.tree.map(lambda u, group: u if group == "hidden" else 0 * u, update, parameter_groups(params))

@@ -6,7 +6,14 @@ import tiny
 from scaling.branches.decay import DecaySpec
 from scaling.config import DecayConfig, RunConfig, from_json, to_json
 from scaling.errors import UserError
-from scaling.study import EvaluationConfig, LawConfig, RunSpec, flops_with_and_without_branching, load_study, plan_study
+from scaling.study import (
+    EvaluationConfig,
+    LawConfig,
+    RunSpec,
+    flops_with_and_without_branching,
+    load_study,
+    plan_study,
+)
 
 HEAD = "from scaling.study import *\nfrom scaling.recipe import *\nfrom experiments.quickstart import *\n"
 
