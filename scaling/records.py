@@ -6,6 +6,7 @@ neither.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,10 +169,10 @@ def cannot_leave(store: RunStore, trunk: str, step: int) -> str | None:
 def points(store: RunStore, study: str) -> pd.DataFrame:
     """The study's points: a row per finished branch (or run evaluated at its end), ready for a law.
 
-    Columns: label, run, trunk, kind, seed, N, N_total, D_total, D_stable, D_decay, D_unique, epochs, FLOPs under each
-    convention as `C_<convention>`, train_loss, and per evaluation domain `nats_per_token/<domain>`,
-    `nats_per_byte/<domain>` and `bits_per_byte/<domain>`. Runs without an end are left out; a metric that is
-    missing is NaN.
+    Columns: label, run, trunk, kind, seed, learning_rate (the schedule's peak), N, N_total, D_total, D_stable, D_decay,
+    D_unique, epochs, FLOPs under each convention as `C_<convention>`, train_loss, and per evaluation domain
+    `nats_per_token/<domain>`, `nats_per_byte/<domain>` and `bits_per_byte/<domain>`. Runs without an end are left out;
+    a metric that is missing is NaN.
     """
     planned = plan(store, study)
     rows = []
@@ -179,7 +180,9 @@ def points(store: RunStore, study: str) -> pd.DataFrame:
         result = store.result(entry["run"])
         if not entry["is_point"] or result is None or result.state == "failed" or result.step < entry["stop"]:
             continue
-        row = {key: entry[key] for key in ("label", "run", "trunk", "kind", "seed", "N", "N_total")}
+        row = {key: entry[key] for key in ("label", "run", "trunk", "kind", "seed")}
+        row["learning_rate"] = _peak(store.config(entry["run"]))
+        row |= {key: entry[key] for key in ("N", "N_total")}
         row |= {"D_total": entry["D_total"], "D_stable": entry["D_stable"], "D_decay": entry["D_decay"]}
         row |= {"D_unique": result.unique_tokens, "epochs": result.epochs}
         row |= {f"C_{name}": value for name, value in entry["flops"].items()}
@@ -191,3 +194,8 @@ def points(store: RunStore, study: str) -> pd.DataFrame:
                     row[f"{unit}/{domain}"] = evaluation[unit]
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _peak(config: dict[str, Any] | None) -> float:
+    """The peak learning rate in a run's `config.json`."""
+    return float(config["config"]["schedule"]["peak"]) if config else math.nan

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import tiny
@@ -73,6 +74,9 @@ def test_points_are_finished_branches_with_the_plans_evaluation(store):
     row = table.iloc[0]
     assert (row["N"], row["D_total"], row["D_decay"], row["D_unique"]) == (100, 768, 128, 768)
     assert (row["C_6ND"], row["nats_per_token/code"]) == (12e6, 1.5)
+    assert math.isnan(row["learning_rate"])  # its config is not there
+    store.write_config("b", {"run": "b", "config": {"schedule": {"peak": 0.02}}})
+    assert points(store, "s")["learning_rate"].tolist() == [0.02]
     store.write_result(row_of("b", "failed", step=12, reason="x"))
     assert points(store, "s").empty
 
@@ -102,6 +106,7 @@ def test_a_finished_study_is_read_without_its_training_code(undisturbed):
     assert table["label"].tolist() == ["t/30", "t/50"]
     assert table["D_total"].tolist() == [30 * 64, 50 * 64]
     assert table["D_decay"].tolist() == [6 * 64, 10 * 64]
+    assert table["learning_rate"].tolist() == [tiny.TRUNK.schedule.peak] * 2
     assert (table["D_unique"] == table["D_total"]).all()
     assert (table["nats_per_token/code"] < 5.6).all()  # of ln 259 = 5.56 and more at the start
     assert table["nats_per_token/code"].is_monotonic_decreasing
