@@ -41,7 +41,7 @@ format: env ## rewrite the code in the one style
 	$(PYTHON) -m ruff format .
 
 requirements: $(if $(findstring .uv/,$(UV)),$(UV)) ## resolve the pins anew
-	$(UV) pip compile --quiet --python-version 3.12 --extra data --extra dev --no-header --no-annotate \
+	$(UV) pip compile --quiet --python-version 3.12 --extra data --extra dev --extra tune --no-header --no-annotate \
 		--output-file requirements.txt --upgrade pyproject.toml
 
 clean: ## remove the environment; runs/ and data/ stay

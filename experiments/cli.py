@@ -15,7 +15,8 @@ RunsDir = Annotated[Path, tyro.conf.arg(help="where runs and studies live")]
 DataDir = Annotated[Path, tyro.conf.arg(help="where prepared corpora live")]
 
 _RUNS, _DATA = Path("runs"), Path("data")
-_COMPUTING = ("plan", "run", "fit", "suggest", "doctor")  # commands whose process is prepared for it
+_COMPUTING = ("plan", "run", "tune", "fit", "suggest", "bench", "doctor")  # commands whose process is prepared for it
+_SPACE = ("learning_rate=1e-3:0.3", "init_std=0.01:1", "scale_emb=1:100", "scale_depth=0.2:10")
 
 
 def plan(study: Name, runs_dir: RunsDir = _RUNS, data_dir: DataDir = _DATA, calibrate: bool = True) -> None:
@@ -44,6 +45,44 @@ def run(study: Name, runs_dir: RunsDir = _RUNS, data_dir: DataDir = _DATA, repor
     from experiments.commands.run import execute
 
     execute(study, runs_dir, data_dir, report)
+
+
+def tune(
+    study: Name,
+    space: tuple[str, ...] = _SPACE,
+    samplers: tuple[Literal["tpe", "random"], ...] = ("tpe",),
+    rounds: int = 8,
+    per_round: int = 8,
+    finalists: int = 4,
+    seeds: int = 8,
+    seed: int = 0,
+    runs_dir: RunsDir = _RUNS,
+    data_dir: DataDir = _DATA,
+) -> None:
+    """Search hyper-parameters around a study's first run, and measure the best beside the study's runs.
+
+    Stop it at any time; the same command goes on. Writes trials.csv, best.json and figures.
+
+    Args:
+        study: a file of experiments/ by name, or the path of a Python file with a function study(), of whole runs.
+        space: what is searched, name=low:high each (drawn evenly over the logarithm; name=low:high:linear for even
+            steps): learning_rate, init_std, scale_emb, scale_depth, weight_decay, clip_norm.
+        samplers: tpe learns from the trials so far; random is the baseline.
+        rounds: how often a batch of trials is asked for.
+        per_round: trials of a batch, trained together.
+        finalists: best trials of each search, which are trained under further seeds.
+        seeds: how many further seeds choose among the finalists, and how many others then measure.
+        seed: of the samplers.
+        runs_dir: where runs and studies live.
+        data_dir: where prepared corpora live; what is missing there is prepared first.
+    """
+    from experiments.commands.tune import Plan, execute
+    from scaling.tuning.search import Search
+    from scaling.tuning.space import parse_parameter
+
+    parameters = tuple(map(parse_parameter, space))
+    searches = tuple(Search(parameters, sampler, rounds, per_round, seed) for sampler in samplers)
+    execute(study, Plan(searches, finalists, seeds), runs_dir, data_dir)
 
 
 def status(study: Name, runs_dir: RunsDir = _RUNS) -> None:
@@ -75,6 +114,46 @@ def data(
     command.prepare(study, data_dir) if action == "prepare" else command.show(study, data_dir)
 
 
+def bench(
+    what: Annotated[Literal["train"], tyro.conf.Positional],
+    sizes: Annotated[tuple[str, ...], tyro.conf.Positional] = ("A", "B"),
+    torch_python: Path | None = None,
+    rounds: int = 30,
+    seconds: float = 1.0,
+    memory: bool = False,
+    rows: int | None = None,
+    sequence_length: int | None = None,
+    document_tokens: int | None = None,
+    microbatches: int = 0,
+    remat: Literal["none", "block"] = "none",
+    out: Path = Path("runs/bench_train.json"),
+) -> None:
+    """Time the training step: tokens/s, utilisation of the machine's limit, peak memory.
+
+    Args:
+        what: train.
+        sizes: A (0.8M parameters), B (2.7M), ladder-WIDTH, or named models such as minicpm-0.1b.
+        torch_python: an interpreter that has PyTorch, to train the same shape in turns; without one only ours is timed.
+        rounds: how many alternating rounds.
+        seconds: how long a contender trains in each round.
+        memory: train nothing; compile the step on abstract shapes and show what memory it needs.
+        rows: of a batch, where not the size's own.
+        sequence_length: of a row, where not the size's own.
+        document_tokens: mean length of documents packed into a row, 0 for one a row, where not the size's own.
+        microbatches: pieces of a batch, gradients summed; 0 decides by device.
+        remat: block recomputes each block's activations in the backward pass.
+        out: where the figures go, as JSON.
+    """
+    from experiments.commands import bench as command
+    from scaling.config import ExecutionConfig
+
+    del what
+    execution = ExecutionConfig(microbatches=microbatches, steps_per_dispatch=4, remat=remat)
+    changes = {"batch_size": rows, "sequence_length": sequence_length, "document_tokens": document_tokens}
+    shapes = command.named_shapes(sizes, changes | {"execution": execution})
+    command.memory(shapes, out) if memory else command.train(shapes, torch_python, rounds, seconds, out)
+
+
 def doctor() -> None:
     """Show what this machine offers and what a training process will set before it starts."""
     from experiments.commands.doctor import show
@@ -93,12 +172,14 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {
         "plan": plan,
         "run": run,
+        "tune": tune,
         "status": status,
         "fit": fit,
         "predict": predict,
         "allocate": allocate,
         "suggest": suggest,
         "data": data,
+        "bench": bench,
         "doctor": doctor,
     }
     try:

@@ -116,6 +116,20 @@ def test_run_status_and_run_again(windtunnel, study_file, tmp_path):
     assert tiny.outcome(tmp_path / "runs") == before
 
 
+TWO = "(tiny.decay(30), tiny.decay(30, shape='linear', label='linear'))"
+
+
+def test_plan_says_which_runs_train_as_one_program(windtunnel, study_file):
+    code, out, _ = windtunnel("plan", study_file(f"tiny.study({TWO})"), "--no-calibrate")
+    said = " ".join(out.split())
+    assert code == 0
+    assert "Group 2, t decay x2, trains as one program on 2 devices." in said
+    one = f"tiny.study({TWO}, execution=tiny.dataclasses.replace(tiny.EXECUTION, devices=2, run_axis='vmap'))"
+    said = " ".join(windtunnel("plan", study_file(one), "--no-calibrate")[1].split())
+    assert "Group 2, t decay x2, trains as one program, 2 runs side by side." in said
+    assert windtunnel("status", "tiny")[0] == 0
+
+
 def test_failed_run_is_named_with_its_reason_and_its_branches(windtunnel, study_file, tmp_path):
     hot = "tiny.study(config=tiny.changed(schedule=tiny.ScheduleConfig(1e20, 1)))"
     _, out, _ = windtunnel("run", study_file(hot), "--no-report")
