@@ -11,7 +11,8 @@ Smaller sizes have more seeds, which tell how far noise alone moves an optimum.
 
 Command: `windtunnel run mup_transfer`, then `python -m analysis.figures.mup_transfer`.
 Cost: 3.4e13 FLOPs (6ND); 23 minutes on two cores that did other work too.
-Result: under muP the best rate is .026, .026 and .024 at the three sizes, in standard parametrisation .026, .014 and .008.
+Result: the best rate is .026, .026 and .024 at the three sizes under muP, .026, .014 and .008 in
+standard parametrisation.
 """
 
 import dataclasses

@@ -34,7 +34,7 @@ from scaling.optimizers import Hyper, init_optimizer, optimizer
 from scaling.records import RunStore
 from scaling.train import Batch, Dispatch, LogRow, LossFn, TrainState, compile_dispatch, train
 
-# How much work a crash may cost; writing a checkpoint takes less than a hundredth of it.
+# How much work a crash may cost; writing the checkpoints of a group takes about a hundredth of it.
 SAVE_EVERY_SECONDS = 30.0
 
 

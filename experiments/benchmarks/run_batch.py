@@ -131,14 +131,13 @@ def measure(one: Shape, runs: int, rounds: int) -> dict[str, Any]:
 
 def table(results: dict[str, dict[str, Any]]) -> Table:
     """The figures of all sizes, as people read them."""
-    view = Table("size", "N", "runs", "trained", "tokens/s", "GFLOP/s", "over alone", "of the shortest turns")
+    view = Table("size", "N", "trained", "tokens/s", "GFLOP/s", "over alone", "at best")
     for name, result in results.items():
         for way in WAYS:
             rate = result["tokens_per_second"][way]
             view.add_row(
                 name,
                 f"{result['non_embedding'] / 1e6:.2f}M",
-                str(result["runs"]),
                 way,
                 f"{rate:,.0f}",
                 f"{rate * result['flops_per_token'] / 1e9:,.1f}",
