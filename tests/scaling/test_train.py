@@ -271,18 +271,18 @@ def test_stop_request_saves_every_run_that_has_done_something_since():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("what", ["loss", "norm"])
 @pytest.mark.parametrize("at", [0, 5, 10])
-@pytest.mark.parametrize("run_axis", ["map", "vmap"])
-def test_first_value_that_is_not_finite_ends_that_run_and_no_other(bad, what, at, run_axis):
+@pytest.mark.parametrize(("run_axis", "every"), [("map", -1.0), ("vmap", -1.0), ("map", 1e9)])
+def test_first_value_that_is_not_finite_ends_that_run_and_no_other(bad, what, at, run_axis, every):
     wrong = [*LOSSES[:at], bad, *LOSSES[at + 1 :]]
     run = FakeRun(wrong) if what == "loss" else FakeRun(LOSSES, norms=wrong)
     others = [FakeRun(LOSSES), FakeRun(LOSSES)]
-    FakeGroup(others[0], run, others[1], run_axis=run_axis).train(every=-1.0)
+    FakeGroup(others[0], run, others[1], run_axis=run_axis).train(every)
     assert run.failure.step == at
     assert str(run.failure).startswith("non-finite loss ")
     assert [event for event in run.events if event[0] == "row"] == run.rows(0, at)
     assert all(step <= at for step in run.saves())
     for other in others:
-        assert (other.saves(), other.failure) == ([4, 8, 11], None)
+        assert (other.saves(), other.failure) == ([4, 8, 11] if every < 0 else [11], None)
         assert [event for event in other.events if event[0] == "row"] == other.rows(0, 11)
 
 
