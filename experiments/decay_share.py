@@ -6,7 +6,7 @@ compares with are those of `cosine_horizon` that end where they stop.
 
 Command: `windtunnel run decay_share`; figure: `python -m analysis.figures.decay_share`.
 Cost: 5.4e12 FLOPs (6ND).
-Result: 2.5% ends 0.035 to 0.047 nats above 10%, 5% 0.017 to 0.023 above, 20% 0.003 to 0.019 below. See `LOG.md`.
+Result: 2.5% ends 0.035 to 0.047 nats above 10%, 5% 0.016 to 0.023 above, 20% 0.003 to 0.019 below. See `LOG.md`.
 """
 
 from experiments import wsd
