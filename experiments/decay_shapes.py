@@ -6,8 +6,8 @@ tenth (MiniCPM's) and a hundredth of the rate, and the line with an end at a ten
 
 Command: `windtunnel run decay_shapes`; figure: `python -m analysis.figures.decay_shapes`.
 Cost: 4e12 FLOPs (6ND).
-Result: 1-sqrt lowest, the exponential to a tenth level with it (+0.001), a line +0.005, a cosine +0.010, 1 - r^2 +0.018.
-See `LOG.md`.
+Result: 1-sqrt lowest, the exponential to a tenth level with it (+0.001), a line +0.005, a cosine +0.010,
+1 - r^2 +0.018. See `LOG.md`.
 """
 
 from experiments import wsd
