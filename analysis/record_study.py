@@ -3,7 +3,6 @@
 `python -m analysis.record_study STUDY`
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import tyro
 from analysis import steadiness
 from analysis.study_report import curves
 from scaling import storage
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.records import RunStore, plan, points, status
 
 ROWS_PER_RUN = 40
@@ -75,8 +74,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

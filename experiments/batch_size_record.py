@@ -6,7 +6,6 @@ after the decay, and the batch of the least), law.json.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.console import Console
 from experiments.batch_size_law import NAME
 from experiments.quickstart import LADDER
 from scaling import environment, records
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.laws import frontier
 from scaling.storage import write_json, write_text
 from scaling.tuning import batch_size
@@ -202,8 +201,5 @@ def _interval(ends: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

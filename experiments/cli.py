@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from scaling import environment
-from scaling.errors import UserError
+from scaling.errors import exit_on_user_error
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 RunsDir = Annotated[Path, tyro.conf.arg(help="where runs and studies live")]
@@ -183,12 +183,10 @@ def main() -> None:
         "doctor": doctor,
     }
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands, prog="windtunnel", description="Scaling-law studies of language models."
-        )
-    except UserError as error:
-        print(f"windtunnel: {error}", file=sys.stderr)
-        sys.exit(2)
+        with exit_on_user_error("windtunnel: "):
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog="windtunnel", description="Scaling-law studies of language models."
+            )
     except KeyboardInterrupt:
         print("windtunnel: stopped", file=sys.stderr)
         sys.exit(130)

@@ -9,7 +9,6 @@ Result: analysis/results/coordinate_check/: verdict in coordinate_check.json, ex
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +20,7 @@ from rich.table import Table
 
 from models.config import ladder_model
 from scaling.config import OptimizerConfig, to_json
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.identity import provenance
 from scaling.recipe import BYTE_VOCAB_SIZE
 from scaling.storage import write_json, write_text
@@ -116,8 +115,5 @@ def _summary(table: pd.DataFrame, step: int) -> Table:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -11,7 +11,6 @@ Cost: 4.1e11 FLOPs (6ND).
 Result: not recorded yet.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +20,7 @@ from experiments import wsd
 from experiments.quickstart import LADDER
 from scaling import storage
 from scaling.branches.schedule import ScheduleSpec
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.records import RunStore
 from scaling.study import Planned, Study
 
@@ -88,8 +87,5 @@ def _distance(measured: pd.DataFrame, store: RunStore, branch: Planned) -> float
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

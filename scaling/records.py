@@ -48,6 +48,14 @@ class ResultRow:
     provenance: dict[str, Any]
     measured: dict[str, Any]
 
+    def reached(self, stop: int) -> bool:
+        """Whether the run came to a step in order, though it may have failed after it, for another end of it."""
+        return self.step > stop or (self.step == stop and self.state == "complete")
+
+    def failed_by(self, stop: int) -> bool:
+        """Whether the run failed at a step or before it."""
+        return self.state == "failed" and self.step <= stop
+
 
 class RunStore:
     """The folder of runs, shared by all studies."""
@@ -147,7 +155,7 @@ def status(store: RunStore, study: str) -> dict[str, RunStatus]:
         lost = None if result else cannot_leave(store, entry["trunk"], start)
         if lost is not None:
             state, done, reason = "failed", start, f"left out, because {entry['trunk_label']} failed: {lost}"
-        elif result is not None and result.step >= stop:  # though it failed later, for another study
+        elif result is not None and result.reached(stop):
             state, done, reason = "complete", stop, None
         elif result is not None and result.state == "failed":
             state, done = "failed", result.step
@@ -162,8 +170,7 @@ def status(store: RunStore, study: str) -> dict[str, RunStatus]:
 def cannot_leave(store: RunStore, trunk: str, step: int) -> str | None:
     """Why no branch can leave a trunk at a step, where the trunk failed at or before it; else None."""
     result = store.result(trunk)
-    failed = result is not None and result.state == "failed" and result.step <= step
-    return result.reason if result is not None and failed else None
+    return result.reason if result is not None and result.failed_by(step) else None
 
 
 def points(store: RunStore, study: str) -> pd.DataFrame:
@@ -172,21 +179,22 @@ def points(store: RunStore, study: str) -> pd.DataFrame:
     Columns: label, run, trunk, kind, seed, learning_rate (the schedule's peak), N, N_total, D_total, D_stable, D_decay,
     D_unique, epochs, FLOPs under each convention as `C_<convention>`, train_loss, and per evaluation domain
     `nats_per_token/<domain>`, `nats_per_byte/<domain>` and `bits_per_byte/<domain>`. Runs without an end are left out;
-    a metric that is missing is NaN.
+    a metric that is missing is NaN, as are D_unique, epochs and train_loss where a run is read off before its end.
     """
     planned = plan(store, study)
     rows = []
     for entry in planned["entries"]:
         result = store.result(entry["run"])
-        if not entry["is_point"] or result is None or result.state == "failed" or result.step < entry["stop"]:
+        if not entry["is_point"] or result is None or not result.reached(entry["stop"]):
             continue
         row = {key: entry[key] for key in ("label", "run", "trunk", "kind", "seed")}
         row["learning_rate"] = _peak(store.config(entry["run"]))
         row |= {key: entry[key] for key in ("N", "N_total")}
         row |= {"D_total": entry["D_total"], "D_stable": entry["D_stable"], "D_decay": entry["D_decay"]}
-        row |= {"D_unique": result.unique_tokens, "epochs": result.epochs}
+        ended = result.step == entry["stop"]  # else the run was read off earlier, and these three are its end's
+        row["D_unique"], row["epochs"] = (result.unique_tokens, result.epochs) if ended else (None, None)
         row |= {f"C_{name}": value for name, value in entry["flops"].items()}
-        row["train_loss"] = result.train_loss
+        row["train_loss"] = result.train_loss if ended else None
         for evaluation in store.evaluations(entry["run"]):
             if evaluation["step"] == entry["stop"] and evaluation["digest"] == planned["evaluation_digest"]:
                 domain = evaluation["domain"]

@@ -218,14 +218,24 @@ def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[P
     return planned
 
 
+def training(planned: Sequence[Planned]) -> list[Planned]:
+    """What a plan trains: every run once, by its longest entry; a run read off at several steps has one for each."""
+    longest: dict[tuple[str, RunConfig, int], Planned] = {}
+    for entry in planned:
+        key = entry.run, entry.config, entry.start
+        if key not in longest or longest[key].stop < entry.stop:
+            longest[key] = entry
+    return list(longest.values())
+
+
 def flops_with_and_without_branching(planned: Sequence[Planned]) -> tuple[float, float]:
     """6ND FLOPs of a plan, and of training every one of its points from scratch to the same length instead."""
-    spent = cosine = 0.0
-    for entry in planned:
-        per_token = training_flops(entry.config.model, entry.config.data.sequence_length, 1, "6ND")
-        spent += per_token * entry.tokens(entry.start, entry.stop)
-        if entry.is_point:
-            cosine += per_token * entry.entry()["D_total"]
+
+    def flops(entry: Planned, tokens: int) -> float:
+        return training_flops(entry.config.model, entry.config.data.sequence_length, tokens, "6ND")
+
+    spent = sum(flops(entry, entry.tokens(entry.start, entry.stop)) for entry in training(planned))
+    cosine = sum(flops(entry, entry.entry()["D_total"]) for entry in planned if entry.is_point)
     return spent, cosine
 
 

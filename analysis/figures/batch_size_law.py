@@ -3,7 +3,6 @@
 Reads the record in analysis/results/batch_size_law/, which `python -m experiments.batch_size_record` writes.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ import tyro
 
 from analysis.plots.batch_size import batch_size_law
 from analysis.plots.style import save
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.storage import read_json
 
 TABLES = ("curves", "levels", "minima", "best_at_end")
@@ -37,8 +36,5 @@ def main(folder: Path = Path("analysis/results/batch_size_law")) -> list[Path]:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

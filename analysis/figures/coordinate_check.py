@@ -3,7 +3,6 @@
 Reads analysis/results/coordinate_check/sizes.csv, which `python -m experiments.coordinate_check` writes.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ import tyro
 
 from analysis.plots.style import save
 from analysis.plots.transfer import coordinate_check
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 
 
 def main(folder: Path = Path("analysis/results/coordinate_check")) -> list[Path]:
@@ -27,8 +26,5 @@ def main(folder: Path = Path("analysis/results/coordinate_check")) -> list[Path]
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

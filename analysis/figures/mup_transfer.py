@@ -4,7 +4,6 @@ Reads analysis/results/mup_transfer/points.csv, which `python -m analysis.record
 best_rates.csv and the figure beside it.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +15,7 @@ from analysis.best_rate import best_rates
 from analysis.numbers import quantity
 from analysis.plots.style import save
 from analysis.plots.transfer import PARAMETRIZATIONS, rate_sweep
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.storage import write_text
 
 LOSS = "nats_per_token/code"
@@ -66,8 +65,5 @@ def _table(best: pd.DataFrame) -> Table:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -1,6 +1,5 @@
 """What the scripts of this folder share: a simulation's record in, its figure as PNG and PDF beside it out."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from analysis.plots.style import save
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.storage import read_json
 
 Draw = Callable[[dict[str, Any]], Figure]
@@ -43,8 +42,5 @@ def command(name: str, draw: Draw) -> None:
         """
         return draw_record(name, draw, record)
 
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -1,6 +1,5 @@
 """What scripts of this folder that draw studies share: recorded tables in, a figure as PNG and PDF beside them out."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from analysis.plots.style import save
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 
 
 def draw_tables(draw: Callable[..., Figure], results: Path, study: str, tables: tuple[str, ...]) -> list[Path]:
@@ -44,8 +43,5 @@ def command(study: str, draw: Callable[..., Figure], *tables: str) -> None:
         """
         return draw_tables(draw, results, study, tuple(name if "/" in name else f"{study}/{name}" for name in tables))
 
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -3,7 +3,6 @@
 Reads trials.csv and best.json of analysis/results/wind_tunnel/, which `windtunnel tune` writes into its study's folder.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ import tyro
 
 from analysis.plots.search import search_figures
 from analysis.plots.style import save
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.storage import read_json
 
 
@@ -29,8 +28,5 @@ def main(folder: Path = Path("analysis/results/wind_tunnel")) -> list[Path]:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -38,7 +38,7 @@ from rich.table import Table
 from experiments.benchmarks import law_fit_scipy as peer
 from experiments.benchmarks.law_fit_command import commands
 from scaling import environment
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.laws import table as tables
 from scaling.storage import write_json
 
@@ -335,8 +335,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -13,7 +13,6 @@ in one process, everything compiled before. A ratio is that of the times inside 
 import dataclasses
 import datetime
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from experiments.benchmarks.contenders import QUIET_CORES, cpu_seconds
 from experiments.benchmarks.train_shapes import Shape, shape
 from scaling import environment
 from scaling.accounting import flops_per_token, parameter_counts
-from scaling.errors import UserError
+from scaling.errors import exit_on_user_error
 from scaling.storage import write_json
 
 Way = Literal["alone", "map", "vmap"]
@@ -195,8 +194,5 @@ def main(
 
 if __name__ == "__main__":
     environment.prepare()
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

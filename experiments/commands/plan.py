@@ -14,7 +14,7 @@ from scaling.execute import Executor
 from scaling.groups import Group
 from scaling.mesh import Execution
 from scaling.records import status
-from scaling.study import flops_with_and_without_branching
+from scaling.study import flops_with_and_without_branching, training
 
 
 def show(name: str, runs_dir: Path, data_dir: Path, calibrate: bool) -> None:
@@ -87,10 +87,11 @@ def print_plan(made: Executor, seconds: dict[str, float] | None, console: Consol
     for place, group in enumerate(made.groups, 1):
         if group.runs > 1:
             console.print(_in_words(place, group, made.runner.resolved(group.entries[0].config, group.runs)))
-    trained = sum(entry.tokens(entry.start, entry.stop) for entry in made.entries)
+    runs = training(made.entries)
+    trained = sum(entry.tokens(entry.start, entry.stop) for entry in runs)
     spent, cosine = flops_with_and_without_branching(made.entries)
     console.print(
-        f"{len(made.entries)} runs, {quantity(trained)} tokens, {spent:.3g} FLOPs (6ND). Retraining each of the "
+        f"{len(runs)} runs, {quantity(trained)} tokens, {spent:.3g} FLOPs (6ND). Retraining each of the "
         f"{sum(e.is_point for e in made.entries)} points with its own cosine would take {cosine:.3g} FLOPs: "
         f"{cosine / spent:.2f} times as many."
     )

@@ -1,59 +1,25 @@
 """`windtunnel run`: trains what is missing of a study with progress, stops cleanly, and reports."""
 
-import signal
 import sys
 import warnings
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from analysis.numbers import quantity
 from experiments.commands.common import executor
-from experiments.commands.console import duration, terminal
+from experiments.commands.console import duration, terminal, training_progress
 from experiments.commands.plan import print_plan, seconds_left, step_seconds
+from experiments.commands.stopping import StopFlag
 from scaling.records import status
 from scaling.train import InterruptedRunError, LogRow
-
-
-class _StopFlag:
-    """Inside its `with`, set by SIGINT and SIGTERM; training then saves and ends. A second signal ends at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    def __enter__(self) -> None:
-        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.signal = number
-
-    def __call__(self) -> bool:
-        return self.signal != 0
 
 
 class _Bar:
     """The progress of a study in estimated seconds of work, so that the time left is right for every size."""
 
     def __init__(self, console: Console) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-        )
+        self.progress = training_progress(console)
         self.task = self.progress.add_task("starting", total=1.0, detail="")
         self.seconds: dict[str, float] = {}  # that a step of a run adds
         self.label = ""
@@ -93,7 +59,7 @@ def execute(name: str, runs_dir: Path, data_dir: Path, report: bool) -> None:
 
 def _train_and_report(name: str, runs_dir: Path, data_dir: Path, report: bool, console: Console) -> bool:
     """Whether a run of the study failed."""
-    stop, bar = _StopFlag(), _Bar(console)
+    stop, bar = StopFlag(), _Bar(console)
     made = executor(name, runs_dir, data_dir, bar.rows, bar.announce, stop)
     made.write_plan()
     if made.is_finished():

@@ -1,18 +1,19 @@
 """`windtunnel tune`: hyper-parameters searched around a study's first run, and measured beside its other runs."""
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from analysis.plots.search import search_figures
 from analysis.plots.style import save
 from experiments.commands.common import prepare_data
-from experiments.commands.console import duration, terminal
+from experiments.commands.console import duration, terminal, training_progress
+from experiments.commands.stopping import StopFlag
 from scaling import storage
 from scaling.accounting import parameter_counts
 from scaling.config import RunConfig
@@ -21,7 +22,7 @@ from scaling.execute import Executor
 from scaling.records import RunStore
 from scaling.run import Runner
 from scaling.study import RunSpec, Study, load_study
-from scaling.train import LogRow
+from scaling.train import InterruptedRunError, LogRow
 from scaling.tuning.comparison import Measured, measure, train_runs
 from scaling.tuning.result import Found, record, run_tokens, trial_label, trials_table
 from scaling.tuning.search import Search, Trial, best_trials, run_search, sampler_library
@@ -59,16 +60,7 @@ class _Bar:
 
     def __init__(self, console: Console, steps: int) -> None:
         self.steps = steps
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-        )
+        self.progress = training_progress(console)
         self.task = self.progress.add_task("starting", total=None, detail="")
 
     def rows(self, run: str, rows: list[LogRow]) -> None:
@@ -82,14 +74,16 @@ class _Bar:
 class Tuning:
     """A study being tuned: its first run is varied, all its runs are the peers of what is found."""
 
-    def __init__(self, study: Study, plan: Plan, runs_dir: Path, data_dir: Path, console: Console) -> None:
+    def __init__(
+        self, study: Study, plan: Plan, runs_dir: Path, data_dir: Path, console: Console, stop: StopFlag
+    ) -> None:
         self.plan, self.peers, self.base = plan, study.runs, _base(study)
         # kept under another name, so that the plan of the study itself stays
         self.study = dataclasses.replace(study, name=f"{study.name}-search", law=None)
         decay = self.base.schedule.decay
         assert decay is not None
         self.bar = _Bar(console, decay.start + decay.steps)
-        self.runner = Runner(RunStore(runs_dir), data_dir, study.execution, self.bar.rows)
+        self.runner = Runner(RunStore(runs_dir), data_dir, study.execution, self.bar.rows, stop)
         self.folder = self.runner.store.study_dir(self.study.name)
 
     def run(self) -> tuple[list[Found], list[Measured]]:
@@ -158,16 +152,20 @@ class Tuning:
 def execute(name: str, plan: Plan, runs_dir: Path, data_dir: Path) -> None:
     """Tunes a study to the end; started again after a stop, it goes on."""
     sampler_library()
-    console, study = terminal(), load_study(name)
-    tuning = Tuning(study, plan, runs_dir, data_dir, console)
+    console, study, stop = terminal(), load_study(name), StopFlag()
+    tuning = Tuning(study, plan, runs_dir, data_dir, console, stop)
     prepare_data(name, study, data_dir)
     with warnings.catch_warnings(), storage.try_lock(tuning.folder / "lock") as locked:
         warnings.showwarning = lambda message, *_: console.print(f"[yellow]warning:[/] {message}")
         if not locked:
             raise UserError(f"another process is tuning {study.name} in {runs_dir}: wait for it, or stop it")
-        with tuning.bar.progress as progress:
-            found, compared = tuning.run()
-            tuning.bar.show("done", 0, "")
+        try:
+            with stop, tuning.bar.progress as progress:
+                found, compared = tuning.run()
+                tuning.bar.show("done", 0, "")
+        except InterruptedRunError as stopped:
+            console.print(f"{stopped}; the same command goes on from there")
+            sys.exit(128 + stop.signal)  # as the shell says of a process that a signal ended
         console.print(f"done in {duration(progress.tasks[0].elapsed or 0.0)}")
         result = record(study.question, tuning.base, found, compared)
         trials = trials_table(found)

@@ -13,7 +13,6 @@ if every point were independent.
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from scaling import environment
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.laws import fit as fitting
 from scaling.laws import table, uncertainty
 from scaling.laws.forms import CHINCHILLA
@@ -268,8 +267,5 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

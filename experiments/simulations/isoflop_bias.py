@@ -13,7 +13,6 @@ D_opt = k C^b, which happens to be near 0.5; the "0.3%" at ±2x beside it is an 
 """
 
 import dataclasses
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import tyro
 from rich.console import Console
 
 from scaling import environment
-from scaling.errors import UserError
+from scaling.errors import exit_on_user_error
 from scaling.laws import isoflop, slices, table
 from scaling.laws.forms import CHINCHILLA
 from scaling.storage import write_json
@@ -172,8 +171,5 @@ def main(out: Path = Path("analysis/results/isoflop_bias/isoflop_bias.json")) ->
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import functools
 import multiprocessing
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from rich.console import Console
 from rich.progress import track
 
 from scaling import environment
-from scaling.errors import UserError
+from scaling.errors import UserError, exit_on_user_error
 from scaling.laws import fit as fitting
 from scaling.laws import suggest, table, uncertainty
 from scaling.laws.design import Noise
@@ -273,8 +272,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_user_error():
         tyro.cli(main)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

@@ -64,6 +64,18 @@ def test_branches_behind_a_failure_failed_with_their_trunk(store):
     assert states(store)["t/2"] == "complete"
 
 
+def test_a_run_that_failed_at_its_end_is_no_complete_one(store):
+    store.write_result(row_of("b", "failed", step=12, reason="not finite"))
+    store.add_evaluations("b", [evaluation()])
+    row = status(store, "s")["t/1"]
+    assert (row.state, row.done, row.reason) == ("failed", 12, "not finite")
+    assert points(store, "s").empty
+    store.write_result(row_of("b", "failed", step=13, reason="not finite"))  # after it, for another study
+    row = status(store, "s")["t/1"]
+    assert (row.state, row.done, row.reason) == ("complete", 12, None)
+    assert points(store, "s")["nats_per_token/code"].tolist() == [1.5]
+
+
 def test_points_are_finished_branches_with_the_plans_evaluation(store):
     assert points(store, "s").empty
     for run, stop in (("a", 20), ("b", 12)):
@@ -79,6 +91,14 @@ def test_points_are_finished_branches_with_the_plans_evaluation(store):
     assert points(store, "s")["learning_rate"].tolist() == [0.02]
     store.write_result(row_of("b", "failed", step=12, reason="x"))
     assert points(store, "s").empty
+
+
+def test_a_point_read_off_before_its_runs_end_has_not_the_ends_metrics(store):
+    store.write_result(row_of("b", step=16))
+    store.add_evaluations("b", [evaluation()])
+    row = points(store, "s").iloc[0]
+    assert (row["D_total"], row["nats_per_token/code"]) == (768, 1.5)
+    assert row[["D_unique", "epochs", "train_loss"]].isna().all()
 
 
 def test_evaluations_of_the_same_key_are_replaced(store):

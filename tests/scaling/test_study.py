@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from scaling.branches.decay import DecaySpec
+from scaling.branches.schedule import ScheduleSpec
 from scaling.config import DecayConfig, RunConfig, from_json, to_json
 from scaling.errors import UserError
 from scaling.study import (
@@ -13,6 +14,7 @@ from scaling.study import (
     flops_with_and_without_branching,
     load_study,
     plan_study,
+    training,
 )
 
 HEAD = "from scaling.study import *\nfrom scaling.recipe import *\nfrom experiments.quickstart import *\n"
@@ -50,8 +52,20 @@ def test_branching_costs_the_trunk_once():
 
 
 def test_two_branches_that_are_one_run_are_one_run():
-    a, b = planned(tiny.study((tiny.decay(30, label="a"), tiny.decay(30, label="b"))))[1:]
+    trunk, a, b = planned(tiny.study((tiny.decay(30, label="a"), tiny.decay(30, label="b"))))
     assert a.run == b.run
+    assert training([trunk, a, b]) == [trunk, a]
+
+
+def test_a_run_read_off_at_two_steps_is_trained_once_to_the_later():
+    decay = DecayConfig(4, 26)
+    early, late = (ScheduleSpec(f"at{stop}", 4, stop, decay) for stop in (20, 30))
+    entries = trunk, first, second = planned(tiny.study((early, late)))
+    assert first.run == second.run
+    assert training(entries) == [trunk, second]
+    spent, apart = flops_with_and_without_branching(entries)
+    per_step = 6 * trunk.entry()["N"] * 64
+    assert (spent, apart) == ((trunk.stop + 26) * per_step, (20 + 30) * per_step)
 
 
 def test_without_data_there_is_a_plan_but_no_ids():
