@@ -58,14 +58,14 @@ def test_two_branches_that_are_one_run_are_one_run():
 
 
 def test_a_run_read_off_at_two_steps_is_trained_once_to_the_later():
-    decay = DecayConfig(4, 26)
-    early, late = (ScheduleSpec(f"at{stop}", 4, stop, decay) for stop in (20, 30))
+    decay = DecayConfig(6, 24)
+    early, late = (ScheduleSpec(f"at{stop}", 6, stop, decay) for stop in (20, 30))
     entries = trunk, first, second = planned(tiny.study((early, late)))
     assert first.run == second.run
     assert training(entries) == [trunk, second]
     spent, apart = flops_with_and_without_branching(entries)
     per_step = 6 * trunk.entry()["N"] * 64
-    assert (spent, apart) == ((trunk.stop + 26) * per_step, (20 + 30) * per_step)
+    assert (spent, apart) == ((trunk.stop + 24) * per_step, (20 + 30) * per_step)
 
 
 def test_without_data_there_is_a_plan_but_no_ids():
