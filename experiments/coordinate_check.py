@@ -5,8 +5,8 @@ parametrisation (`scaling.tuning.parametrization`), which is the same model at w
 
 Command: `python -m experiments.coordinate_check`, then `python -m analysis.figures.coordinate_check`.
 Cost: about 3 minutes on two cores.
-Result: muP keeps every rule; in standard parametrisation what attention and MLP add grows as width^2.3 and width^3 within ten
-steps. analysis/results/coordinate_check/: verdict in coordinate_check.json, exponents.csv, sizes.csv, figure.
+Result: muP keeps every rule; in standard parametrisation what attention and MLP add grows as width^2.3 and width^3
+within ten steps (analysis/results/coordinate_check/: coordinate_check.json, exponents.csv, sizes.csv, figure).
 """
 
 import dataclasses

@@ -6,8 +6,8 @@ which the smaller one gets there are read off between its branches (`analysis.fi
 
 Command: `windtunnel run small_model_more_data`; figure: `python -m analysis.figures.small_model_more_data`.
 Cost: 6.5e12 FLOPs (6ND).
-Result: half the size gets there for 0.9 to 1.3 times the training compute and about half of that of inference; a quarter
-is .07 nats short at 1280 N, twice the compute. See `LOG.md`.
+Result: half the size gets there for 0.9 to 1.3 times the training compute and about half of that of inference; a
+quarter is .07 nats short at 1280 N, twice the compute. See `LOG.md`.
 """
 
 from experiments import wsd
