@@ -1,5 +1,7 @@
 """What changes in weights, gradients and curvature as the learning rate decays (after MiniCPM, figures 7 and 8)."""
 
+from collections.abc import Iterable
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -41,6 +43,9 @@ def decay_dynamics(exponential: pd.DataFrame, one_minus_sqrt: pd.DataFrame) -> F
             _steps(axes, table["step"], table[f"fixed_{quantity}"], OURS, logarithmic)
         column[0].set_title(f"decay: {name}")
         column[-1].set_xlabel("optimiser step")
+    for row, logarithmic in zip(grid, (True, *(r[2] for r in ROWS)), strict=True):
+        if logarithmic:
+            _fit_height(row)
     for axes, label in zip(
         grid[:, 0], ("largest change of a weight,\nand the rate", *(r[1] for r in ROWS)), strict=True
     ):
@@ -71,7 +76,14 @@ def _steps(axes: Axes, steps: pd.Series, values: pd.Series, colour: str, logarit
     axes.plot(steps, shown.rolling(31, center=True, min_periods=8).median(), color=colour)
     if logarithmic:
         axes.set_yscale("log")
-        middle = np.asarray(shown[shown > 0])
-        axes.set_ylim(min(axes.get_ylim()[0], np.percentile(middle, 1)), None)
     else:
         axes.axhline(0.0, color="black", lw=0.6)
+
+
+def _fit_height(row: Iterable[Axes]) -> None:
+    """One range for the panels of a row, with everything in it but the lowest dots: slopes pass through zero."""
+    drawn = [np.asarray(line.get_ydata(), float) for axes in row for line in axes.lines]
+    heights = np.concatenate([ys for ys in drawn if len(ys) > 2])  # a rule that marks a step has two ends
+    heights = heights[heights > 0]
+    for axes in row:
+        axes.set_ylim(np.percentile(heights, 0.5), 1.2 * heights.max())
