@@ -8,7 +8,7 @@ about tenfold).
 Command: `windtunnel run decay_dynamics`, then `python -m experiments.decay_dynamics`, which writes
 analysis/results/decay_dynamics/; figure: `python -m analysis.figures.decay_dynamics`.
 Cost: 4.1e11 FLOPs (6ND).
-Result: weights move with the rate. Between training batches the curvature rises 7 and 30 times and gradients agree less;
+Result: weights move with the rate. Between training batches curvature rises 7 and 30 times and gradients agree less;
 on one fixed batch it rises 1.4 times and they agree more: most of the rise is noise between batches over a shrinking
 step. See `LOG.md`.
 """
