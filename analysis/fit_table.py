@@ -90,7 +90,8 @@ def fit_table(
         source: the file.
         form: the law's form.
         by: which held-out check is shown in detail.
-        budgets: FLOPs C = 6 N D to allocate; by default 1, 10 and 100 times the largest run.
+        budgets: FLOPs to allocate, 6 N D or as an asked column of FLOPs counts; by default 1, 10 and 100 times the
+            largest run.
         figures: whether to draw.
         out_dir: where fit.json and the figures go; by default, for runs.csv, runs-law beside it.
         console: where to print; the terminal by default.

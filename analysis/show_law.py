@@ -8,7 +8,9 @@ from rich.table import Table as RichTable
 from analysis.numbers import quantity
 from scaling.laws import allocation, conventions, holdout, published
 from scaling.laws.allocation import Allocation
-from scaling.laws.report import NO_BUDGET, Report
+from scaling.laws.report import NO_BUDGET, TRAINING_ALONE, Report
+
+GOOD_ERROR = 0.01  # of a prediction, whose price in FLOPs is named
 
 
 def show(report: Report, console: Console) -> None:
@@ -44,7 +46,7 @@ def _law(report: Report) -> RenderableType:
         grid.add_row(name, f"{report.fit.params[name]:.5g}", spread)
     if report.allocations:
         a, (low, high) = allocation.exponent(replicated)
-        grid.add_row("a (N_opt ~ C^a)", f"{a:.4f}", f"{low:.3f} to {high:.3f}")
+        grid.add_row(f"a (N_opt ~ C^a{_alone(report)})", f"{a:.4f}", f"{low:.3f} to {high:.3f}")
     return Group(f"[bold]Law[/]  {report.fit.form.formula}", grid)
 
 
@@ -69,9 +71,15 @@ def _certificate(report: Report) -> RenderableType:
 def _heldout(report: Report) -> RenderableType:
     lines = [_check(check, by, report.by) for by, check in report.holdouts.items()]
     found = report.error_against_compute
-    if not isinstance(found, str):
-        steps = [f"{row.check.mean_error:.2%} from {row.spent:.2g}" for row in found.rows]
-        lines.append(f"  error of the {holdout.HELDOUT_NAMES[found.by]} by FLOPs fitted on: {', '.join(steps)}")
+    if isinstance(found, str):
+        return "\n".join(["[bold]Held out[/]", *lines, f"  [yellow]error by compute: no check: {found}[/]"])
+    steps = [f"{row.check.mean_error:.2%} from {row.spent:.2g}" for row in found.rows]
+    enough = found.spent_for(GOOD_ERROR)
+    within = "not within" if enough is None else f"from {enough:.2g} on within"
+    lines.append(
+        f"  error of the {holdout.HELDOUT_NAMES[found.by]} by FLOPs fitted on ({found.counting}): {', '.join(steps)}; "
+        f"{within} {GOOD_ERROR:.0%}"
+    )
     return "\n".join(["[bold]Held out[/]", *lines])
 
 
@@ -95,7 +103,8 @@ def _answer(report: Report) -> RenderableType:
         box=box.SIMPLE_HEAD,
     )
     headline = [law.name for law in published.HEADLINE]
-    for heading in ("budget", "N", "D", "this law", report.bootstrap.label, "flat region", *headline):
+    counted = f"budget, {report.bootstrap.cost.name}"
+    for heading in (counted, "N", "D", "this law", report.bootstrap.label, "flat region", *headline):
         grid.add_column(heading, justify="right", overflow="fold")
     for row in report.allocations:
         peers = {c.name: c for c in report.comparisons if c.flops == row.flops}
@@ -137,7 +146,9 @@ def _flat(row: Allocation) -> str:
 
 def _approaches(report: Report) -> RenderableType:
     grid = RichTable(
-        title="Chinchilla's three approaches on these points (D/N in tokens)", title_justify="left", box=box.SIMPLE_HEAD
+        title=f"Chinchilla's three approaches on these points (D/N in tokens{_alone(report)})",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     for heading in ("approach", "a", *(f"D/N at {row.flops:.2g}" for row in report.allocations)):
         grid.add_column(heading, justify="left" if heading == "approach" else "right")
@@ -160,7 +171,7 @@ def _sensitivity(report: Report) -> RenderableType:
     first = report.sensitivity[0]
     grid = RichTable(
         title=f"The same points under other conventions, at {conventions.TIMES_LARGEST:g} times the largest run "
-        f"({first.level})",
+        f"({first.level}{_alone(report)})",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -182,10 +193,12 @@ def _sensitivity(report: Report) -> RenderableType:
 def _conversions(report: Report) -> list[RenderableType]:
     """How the columns compare: a line on units, and one per law on its source, its tokens and its N."""
     words = report.conventions
-    training_alone = " Published ratios are of training alone." if report.inference_tokens else ""
+    aside = " Published ratios are of training alone." if report.inference_tokens else ""
+    if report.fit.table.counted is not None:
+        aside += " Published laws take a budget for their own 6 N D."
     return [
         "A published ratio is in that paper's own tokens: compare bytes. '+x': orders of magnitude beyond the runs "
-        f"that a law was fitted to; beyond 2, indicative.{training_alone}",
+        f"that a law was fitted to; beyond 2, indicative.{aside}",
         f"- this law: bytes per token {words['bytes_per_token']}; N: {words.get('n', 'as in the table')}",
         *(f"- {law.name}: {law.conversion}; N: {law.n_convention}; {law.source}" for law in published.HEADLINE),
     ]
@@ -194,6 +207,11 @@ def _conversions(report: Report) -> list[RenderableType]:
 def _served(report: Report) -> str:
     tokens = report.inference_tokens
     return f" where the budget also serves {quantity(tokens)} tokens" if tokens else ""
+
+
+def _alone(report: Report) -> str:
+    """Behind what leaves out the tokens that the budgets also serve."""
+    return TRAINING_ALONE if report.inference_tokens else ""
 
 
 def _ratio(tokens: float, in_bytes: float, beyond: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from analysis.numbers import quantity
@@ -26,6 +27,7 @@ def show_prediction(law: SavedLaw, columns: Mapping[str, float], console: Consol
     console.print(f"[bold]{found.loss.item():.4f}[/]  predicted at {at} by {law.form.formula}")
     for what, (low, high) in (("the law passes there", found.law), ("a new run ends there", found.new_run)):
         console.print(f"  {low.item():.4f} to {high.item():.4f}  {law.level:.0%} interval{law.caveat}: where {what}")
+    console.print(_conventions(law), highlight=False)
     _warn(law, law.outside(columns), console)
 
 
@@ -92,7 +94,8 @@ def _print(law: SavedLaw, rows: Sequence[Allocation], inference_tokens: float, c
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    for heading in ("budget", "training", "N", "D", "D/N, tokens", "D/N, bytes", "loss", "N within 0.1% of that loss"):
+    columns = ("training", "N", "D", "D/N, tokens", "D/N, bytes", "loss", "N within 0.1% of that loss")
+    for heading in (f"budget, {law.cost.name}", *columns):
         grid.add_column(heading, justify="right")
     for row in rows:
         scale = law.bytes_per_token
@@ -110,6 +113,7 @@ def _print(law: SavedLaw, rows: Sequence[Allocation], inference_tokens: float, c
             f"{quantity(row.flat_n.low)} to {quantity(row.flat_n.high)}",
         )
     console.print(grid)
+    console.print(_conventions(law), highlight=False)
     _warn(law, [], console)
     for row in rows:
         if row.extrapolation > allocation.INDICATIVE_BEYOND:
@@ -117,6 +121,14 @@ def _print(law: SavedLaw, rows: Sequence[Allocation], inference_tokens: float, c
                 f"[yellow]{row.flops:.3g} FLOPs: {row.extrapolation:.1f} orders of magnitude beyond the largest run: "
                 "indicative[/]"
             )
+
+
+def _conventions(law: SavedLaw) -> str:
+    """What the numbers count, in a line."""
+    names = {"n": "N", "d": "D", "flops": "C", "budget": "budget", "bytes_per_token": "bytes per token"}
+    read = {"budget", "bytes_per_token"} | set(law.form.columns)
+    said = [f"{name}: {law.conventions[role]}" for role, name in names.items() if role in read & set(law.conventions)]
+    return f"[dim]{escape('; '.join(said))}[/]"
 
 
 def _warn(law: SavedLaw, problems: Sequence[str], console: Console) -> None:

@@ -1,6 +1,5 @@
-"""What a study found: its points, a law for every evaluation domain, and three figures. Reads records only."""
+"""What a study found: its points, a law for every evaluation domain, and their figures. Reads records only."""
 
-import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -99,10 +98,9 @@ def _fit_domain(found: pd.DataFrame, domain: str, planned: dict, folder: Path, c
     if len(evaluated) < len(found):
         console.print(f"[yellow]{len(found) - len(evaluated)} points are not evaluated on {domain}: left out[/]")
     columns = {"n": law["n"], "d": "D_total", "loss": column, "flops": f"C_{law['flops']}", "cluster": "trunk"}
+    columns |= {"d_stable": "D_stable"}
     units = {"n": 1, "d": 1, "flops": 1}
     fitted = table.from_frame(evaluated, columns=columns, units=units)
-    # Up to here a branch shares its trunk with others: what a part of the table cost is counted by it.
-    fitted = dataclasses.replace(fitted, columns={**fitted.columns, "d_stable": evaluated["D_stable"].to_numpy(float)})
     analysed = report.analyse(
         fitted,
         alternatives=conventions.alternatives(evaluated, CHINCHILLA, columns, units),

@@ -52,6 +52,10 @@ def suggest_runs(
     console = console or Console()
     if answer != "loss" and target != (None, None):
         raise UserError(f"--target-n and --target-d are for --answer loss: {answer!r} is asked at a budget, with --at")
+    if answer == "loss" and at is not None:
+        raise UserError(
+            f"--at {at:g} is for --answer exponent and ratio: a loss is one of a model, --target-n and --target-d"
+        )
     if replicates < report.LEAST_REPLICATES:
         raise UserError(f"{replicates} replicates: an interval's ends need at least {report.LEAST_REPLICATES}")
     Market(form_named(form))  # refuses a form without N and D before the work is done
@@ -61,7 +65,7 @@ def suggest_runs(
     fitted = fit.fit(form_named(form), points, seed=seed)
     replicated = uncertainty.bootstrap(fitted, replicates=replicates, seed=seed)
     at = 10 * float(points.budgets.max()) if at is None and answer != "loss" else at
-    asked = suggest.named(answer, flops=at, n=target[0], d=target[1])
+    asked = suggest.named(answer, flops=at, n=target[0], d=target[1], cost=points.cost)
     found = suggest.suggest(replicated, asked, budget, decay_share=decay_share, most_runs=most_runs)
     _show(found, console)
     storage.write_json(folder / "suggestion.json", _to_json(found))
@@ -76,7 +80,7 @@ def _show(found: suggest.Suggestion, console: Console) -> None:
         f"[bold]{found.answer.text}[/]: {found.value:.4g}, {found.level:.0%} interval {low:.4g} to {high:.4g}"
     )
     grid = RichTable(
-        title=f"Runs worth {found.budget:.3g} FLOPs (6 N D), best value first",
+        title=f"Runs worth {found.budget:.3g} FLOPs ({found.table.cost.name}), best value first",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )

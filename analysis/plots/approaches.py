@@ -24,6 +24,7 @@ from analysis.plots.style import (
 )
 from scaling.laws import isoflop, published
 from scaling.laws.approaches import ENVELOPE, ISOFLOP, PARAMETRIC, Approach
+from scaling.laws.budget import SIX_ND
 from scaling.laws.envelope import Envelope
 from scaling.laws.frontier import SAME_SIZE, size_groups
 from scaling.laws.isoflop import IsoFlop
@@ -96,7 +97,7 @@ def envelope(found: Envelope, *, unit: str = "nats per token") -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     decimal_ticks(axes.yaxis, *axes.get_ylim())
-    axes.set_xlabel("training compute, C = 6 N D (FLOPs)")
+    axes.set_xlabel(f"training compute, C = {points.cost.name} (FLOPs)")
     axes.set_ylabel(f"loss ({unit})")
     axes.set_title(f"The envelope and the size on it: a = {found.line.a:.3f}")
     handles = [Line2D([], [], color=colours[float(n)], marker=".", label=f"N = {quantity(n)}") for n in winners]
@@ -110,7 +111,11 @@ def envelope(found: Envelope, *, unit: str = "nats per token") -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def approaches_side_by_side(
-    rows: Sequence[Approach], *, laws: Sequence[published.Published] = (published.HOFFMANN,)
+    rows: Sequence[Approach],
+    *,
+    laws: Sequence[published.Published] = (published.HOFFMANN,),
+    counting: str = SIX_ND.name,
+    note: str = "",
 ) -> Figure:
     """N_opt, and D/N below it, against compute by every approach that could run, with bands, beside published laws.
 
@@ -119,6 +124,8 @@ def approaches_side_by_side(
     Args:
         rows: answers at budgets that are dense enough to draw a line through.
         laws: published ones: their N and tokens are of their own conventions.
+        counting: what the budgets C count.
+        note: what the title has to say besides.
     """
     figure = Figure(figsize=(7.6, 7.0))
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -149,10 +156,10 @@ def approaches_side_by_side(
     for axes in (upper, lower):
         axes.set_yscale("log")
         decimal_ticks(axes.yaxis, *axes.get_ylim())
-    lower.set_xlabel("training compute, C = 6 N D (FLOPs)")
+    lower.set_xlabel(f"training compute, C = {counting} (FLOPs)")
     upper.set_ylabel("optimal parameters, N")
     lower.set_ylabel("optimal D/N (tokens per parameter)")
-    upper.set_title("Chinchilla's three approaches on one table")
+    upper.set_title(f"Chinchilla's three approaches on one table{note}")
     legend_beside(upper, handles)
     return figure
 

@@ -118,7 +118,7 @@ def optimal_ratio(report: Report) -> Figure:
     low, high = float(fit.table.budgets.min()), float(fit.table.budgets.max())
     budgets = [row.flops for row in report.allocations]
     span = np.geomspace(min(low, *budgets) / 3, max(high, *budgets) * 3, 60)
-    market = Market(fit.form)
+    market = Market(fit.form, fit.table.cost)
     best = market.optimum(fit.params, span)
     spread = market.optimum({name: values[:, None] for name, values in replicated.params.items()}, span)
     scale = report.bytes_per_token
@@ -144,7 +144,7 @@ def optimal_ratio(report: Report) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(span[0], span[-1])
-    axes.set_xlabel("training compute, C = 6 N D (FLOPs)")
+    axes.set_xlabel(f"training compute, C = {fit.table.cost.name} (FLOPs)")
     axes.set_ylabel("optimal D/N (bytes of text per parameter)")
     axes.set_title("How much text a parameter deserves" + (", training alone" if report.inference_tokens else ""))
     low, high = axes.get_ylim()

@@ -4,11 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.plots import approaches, diagnostics, laws, spending
-from scaling.errors import UserError
-from scaling.laws import isoflop
-from scaling.laws.approaches import three_approaches
+from scaling.laws.approaches import Fitted
 from scaling.laws.holdout import ErrorAgainstCompute
-from scaling.laws.report import Report
+from scaling.laws.report import TRAINING_ALONE, Report
 
 
 def of_report(report: Report) -> dict[str, Figure]:
@@ -27,19 +25,29 @@ def of_report(report: Report) -> dict[str, Figure]:
         figures["allocation"] = spending.allocation(
             report.bootstrap, report.allocations, bytes_per_token=report.bytes_per_token
         )
-        if sum(approach.a is not None for approach in report.approaches) > 1:
-            figures["approaches"] = _side_by_side(report)
-        try:
-            slices = isoflop.fit(report.fit.table, replicates=100)
-        except UserError:  # too few slices, as the printed table of approaches says
-            return figures
-        figures["isoflop_slices"] = approaches.isoflop_slices(slices)
+    if report.fitted is not None:
+        figures |= _approaches(report, report.fitted)
     return figures
 
 
-def _side_by_side(report: Report) -> Figure:
+def _approaches(report: Report, fitted: Fitted) -> dict[str, Figure]:
+    """Chinchilla's approaches as they were fitted for the printed table, which says why one could not run."""
+    figures = {}
+    if sum(approach.a is not None for approach in report.approaches) > 1:
+        figures["approaches"] = _side_by_side(report, fitted)
+    if not isinstance(fitted.envelope, str):
+        figures["envelope"] = approaches.envelope(fitted.envelope)
+    if not isinstance(fitted.isoflop, str):
+        figures["isoflop_slices"] = approaches.isoflop_slices(fitted.isoflop)
+    return figures
+
+
+def _side_by_side(report: Report, fitted: Fitted) -> Figure:
     """The approaches over the whole range of budgets, from the smallest run to the largest that is asked about."""
     table, asked = report.fit.table, [row.flops for row in report.allocations]
     budgets = np.geomspace(min(table.budgets.min(), *asked), max(table.budgets.max(), *asked), 40)
-    rows = three_approaches(table, report.bootstrap, list(budgets), level=report.bootstrap.level, replicates=200)
-    return approaches.approaches_side_by_side(rows)
+    return approaches.approaches_side_by_side(
+        fitted.at(list(budgets)),
+        counting=table.cost.name,
+        note=TRAINING_ALONE if report.inference_tokens else "",
+    )

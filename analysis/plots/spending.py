@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from scipy import optimize
 
 from analysis.numbers import quantity
 from analysis.plots.style import (
@@ -24,7 +25,7 @@ from analysis.plots.style import (
     legend_beside,
     size_colours,
 )
-from scaling.laws import published, suggest
+from scaling.laws import costs, published, suggest
 from scaling.laws.allocation import Allocation
 from scaling.laws.budget import Market
 from scaling.laws.intervals import ReplicatedLaw
@@ -41,7 +42,7 @@ def allocation(
 
     Args:
         law: the bootstrapped law.
-        rows: allocations at some budgets, under the default cost (serving is read from them).
+        rows: allocations at some budgets, under the law's own cost (serving is read from them).
         bytes_per_token: of the law's tokens; Chinchilla's D/N is carried over in bytes.
         unit: of the loss.
     """
@@ -50,10 +51,10 @@ def allocation(
     chinchilla = published.CHINCHILLA_CONVERGED
     marks = []
     for row in sorted(rows, key=lambda row: row.flops):
-        market = Market(law.form, served=(row.flops - row.training_flops) / (2 * row.n))
+        served = (row.flops - row.training_flops) / law.cost.serving({"n": row.n})
+        market = Market(law.form, law.cost, served=served)
         ratio = chinchilla.tokens_per_parameter(row.flops) * chinchilla.bytes_per_token / bytes_per_token
-        # 6 N (ratio N) + 2 N served = C
-        theirs = (np.sqrt(market.served**2 + 6 * ratio * row.flops) - market.served) / (6 * ratio)
+        theirs = _size_of_ratio(market, row.flops, ratio)
         low, high = (np.log(f(row.flat_n.low / 4, row.n)) for f in (min, max))
         low = min(low, np.log(theirs) - 0.5)
         high = max(np.log(row.flat_n.high * 4), np.log(theirs) + 0.5)
@@ -146,6 +147,15 @@ def suggest_vs_grid(record: dict[str, Any]) -> Figure:
     return figure
 
 
+def _size_of_ratio(market: Market, flops: float, ratio: float) -> float:
+    """N at which the budget buys so many tokens per parameter."""
+
+    def excess(log_n: float) -> float:
+        return float(market.columns(log_n, flops, {})["d"] / np.exp(log_n) - ratio)
+
+    return float(np.exp(optimize.brentq(excess, 0.0, np.log(flops))))
+
+
 def _plane(axes: Axes, found: suggest.Suggestion) -> None:
     n, d = found.table.columns["n"], found.table.columns["d"]
     axes.plot(n, d, "o", color=POINTS, ms=4, zorder=2)
@@ -179,7 +189,7 @@ def _gain(axes: Axes, found: suggest.Suggestion) -> None:
     axes.plot(spent, width, "o-", color=OURS, ms=5)
     axes.annotate("today", (first, found.half_width), xytext=(4, 4), textcoords="offset points", color=OURS, fontsize=9)
     span = np.geomspace(first, found.budget, 100)
-    so_far = suggest.spent(found.table, found.decay_share)
+    so_far = costs.spent(found.table, found.decay_share)
     axes.plot(span, found.half_width / np.sqrt(1 + span / so_far), "--", color=POINTS)
     for number, run in enumerate(found.runs, 1):
         _number(axes, str(number), run.spent, run.half_width, (4, 4))
@@ -187,7 +197,7 @@ def _gain(axes: Axes, found: suggest.Suggestion) -> None:
     axes.set_yscale("log")
     decimal_ticks(axes.yaxis, *axes.get_ylim())
     unit = f" ({found.answer.unit})" if found.answer.unit else ""
-    axes.set_xlabel("FLOPs spent on new runs (6 N D)")
+    axes.set_xlabel(f"FLOPs spent on new runs ({found.table.cost.name})")
     axes.set_ylabel(f"half-width of the {found.level:.0%} interval{unit}")
     axes.set_title("Expected interval")
 

@@ -133,6 +133,8 @@ def constant_rate_stability(points: pd.DataFrame, curves: pd.DataFrame, steadine
     for column, size in zip(grid.T, sizes, strict=True):
         for rate, colour in zip(rates, shades, strict=True):
             tenths = steadiness[(steadiness["N"] == size) & (steadiness["peak"] == rate)]
+            if tenths.empty:  # not every size is trained at every rate
+                continue
             label = tenths["label"].iloc[0]
             trunk = curves[curves["run"] == label]
             column[0].plot(trunk["tokens"] / size, trunk["loss"], color=colour, lw=1.1)

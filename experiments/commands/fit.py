@@ -32,8 +32,10 @@ def fit(
         bound: NAME=LOW,HIGH: a box for an exponent, such as alpha=0.1,1; once for each.
         delta: Huber threshold in log loss.
         holdout: which check is shown in detail and drawn; all are made.
-        budget: training budgets C = 6 N D in FLOPs to allocate; by default 1, 10 and 100 times the largest run.
-        inference_tokens: tokens to be served over the model's life, at 2 N FLOPs each, that budgets also pay for.
+        budget: training budgets in FLOPs to allocate, 6 N D or as the column named with --flops counts them; by
+            default 1, 10 and 100 times the largest run.
+        inference_tokens: tokens to be served over the model's life, each at a third of what training on one costs, that
+            budgets also pay for.
         bytes_per_token: of the table's tokens, to compare D/N across vocabularies.
         replicates: of the bootstrap, at least 100.
         level: coverage of intervals.

@@ -25,9 +25,11 @@ class PointsOptions:
             --n 'run~^([0-9.]+[MB])' reads N out of 190M-1xC.
         d: column of tokens; derived as C / (6 N) when there is none.
         loss: column of losses, in nats per token.
-        flops: column of training FLOPs; 6 N D when there is none.
+        flops: column of training FLOPs; 6 N D when there is none. Named here, it is what budgets, allocations and the
+            three approaches count; one that is guessed changes nothing.
         cluster: column that names the trunk (or seed) a point belongs to.
-        column: ROLE=COLUMN for what else the form reads, such as width=hidden_size; once for each.
+        column: ROLE=COLUMN for what else the form reads, such as width=hidden_size, and for d_stable, the tokens up to
+            where a branch leaves a shared trunk; once for each.
         unit: ROLE=FACTOR, such as n=1e9 for parameters in billions; n=1 says that they are meant as written.
         where: keep only rows for which this expression holds, such as "loss < 4" or "tokens.notna()".
         duplicates: what becomes of rows that repeat another in every column used.

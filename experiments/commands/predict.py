@@ -41,7 +41,7 @@ def allocate(
 
     Args:
         law: fit.json as `windtunnel fit` writes it.
-        budget: FLOPs, 6 N D of training and 2 N for every token served; one or several.
+        budget: FLOPs, one or several: 6 N D of training and 2 N for every token served, or as the fit's --flops counts.
         loss: instead of a budget, the loss to reach at the least cost.
         inference_tokens: tokens to be served over the model's life.
         column: NAME=VALUE for what else the law reads, such as p_w=4; once for each.

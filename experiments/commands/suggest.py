@@ -25,10 +25,11 @@ def suggest(
 
     Args:
         source: the points so far.
-        budget: FLOPs (6 N D) for new runs.
+        budget: FLOPs for new runs, 6 N D or as the column named with --flops counts them.
         answer: what is to be known better: the exponent of N_opt ~ C^a, the compute-optimal D/N at a budget, or the
             loss of a model.
-        at: the budget that exponent and ratio are wanted at; by default 10 times the largest run.
+        at: the budget that exponent and ratio are wanted at (a loss has a target instead); by default 10 times the
+            largest run.
         target_n: parameters of the model whose loss is wanted.
         target_d: its tokens.
         decay_share: of a branch's tokens, all that a further branch of a trunk costs; 1 where every point is a run from

@@ -1,6 +1,6 @@
 """Question: how often does a nominal 90% interval hold the truth, in studies like our quickstart and like Chinchilla's?
 
-Command: `python -m experiments.simulations.coverage --table chinchilla_svg_extracted.csv`.
+Command: `python -m experiments.simulations.coverage --table chinchilla_svg_extracted.csv --seed 100000`.
 Cost: about 20 minutes on two cores for three splits of the noise.
 Result: analysis/results/coverage/coverage.json, drawn by `python -m analysis.figures.coverage`.
 
@@ -12,7 +12,6 @@ if every point were independent.
 
 import concurrent.futures
 import dataclasses
-import multiprocessing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from experiments.simulations import workers
 from scaling import environment
 from scaling.errors import UserError, exit_on_user_error
 from scaling.laws import fit as fitting
@@ -203,7 +203,7 @@ def main(
     studies: int = 1000,
     replicates: int = 400,
     method: uncertainty.Method = "auto",
-    trunk_to_point: tuple[float, ...] = (0.0, 1.0, 3.0, 6.0),
+    trunk_to_point: tuple[float, ...] = (0.5, 1.0, 3.0),
     seed: int = 0,
     processes: int = 2,
     out: Path = Path("analysis/results/coverage/coverage.json"),
@@ -226,7 +226,7 @@ def main(
     designs = [quickstart()] if design != "chinchilla" else []
     designs += [chinchilla(table)] if design != "quickstart" else []
     rows, console = [], Console()
-    with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with workers(processes) as pool:
         for one in designs:
             for ratio in trunk_to_point:
                 rows.append(measure(one, ratio, method, replicates, studies, seed, pool))

@@ -16,11 +16,9 @@ interval, since a narrow interval alone could be an overconfident one: the figur
 root mean square error, or the median half-width, of `suggest` reaches the grid's, over the grid's FLOPs.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
+from experiments.simulations import workers
 from scaling import environment
 from scaling.errors import UserError, exit_on_user_error
 from scaling.laws import fit as fitting
@@ -239,7 +238,7 @@ def main(
         out: where the record goes, as JSON.
     """
     noise, rows, console = Noise(trunk_noise, point_noise), [], Console()
-    with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with workers(processes) as pool:
         numbers = range(seed, seed + studies)
         found = pool.map(functools.partial(simulate, noise=noise, replicates=replicates), numbers)
         for number, mine in track(zip(numbers, found, strict=True), "studies", total=studies, console=console):

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import elementwise
 
 from scaling.errors import UserError
-from scaling.laws.budget import SIX_ND, Axis, Cost, Market, region
+from scaling.laws.budget import Axis, Cost, Market, region
 from scaling.laws.form import Params
 from scaling.laws.intervals import Interval, ReplicatedLaw
 
@@ -28,7 +28,7 @@ class Allocation:
         tokens_per_parameter, bytes_per_parameter: D/N in both units.
         loss: what the law predicts there.
         n_interval, d_interval, ratio_interval, loss_interval: from the bootstrap; `ratio_interval` in tokens.
-        extrapolation: orders of magnitude of 6 N D beyond the table's largest; 0 inside.
+        extrapolation: orders of magnitude of training FLOPs beyond the table's largest; 0 inside.
         indicative: whether that is more than two, the points do not identify the law, or they hold too few clusters.
         training_flops: what of the budget trains; the rest serves.
         chosen: further columns, by name.
@@ -87,22 +87,22 @@ def allocate(
     bytes_per_token: float,
     *,
     inference_tokens: float = 0.0,
-    cost: Cost = SIX_ND,
+    cost: Cost | None = None,
     axes: tuple[Axis, ...] = (),
     given: Mapping[str, float] | None = None,
     tolerance: float = 1e-3,
 ) -> Allocation:
     """Least loss for a budget: min L(N, D, ...) where training and serving cost at most C.
 
-    With the default cost that is 6 N D + 2 N D_served <= C (Hoffmann et al. 2022, section 3.3; with serving:
-    Sardana et al. 2023, arXiv 2401.00448, section 2).
+    Where C = 6 N D, that is 6 N D + 2 N D_served <= C (Hoffmann et al. 2022, section 3.3; with serving: Sardana et al.
+    2023, arXiv 2401.00448, section 2).
 
     Args:
         law: the bootstrapped fit, of this process or read from a file, of any form with n and d.
         flops: budget C > 0.
         bytes_per_token: of the table's tokens, to state D/N in bytes.
         inference_tokens: tokens served over the model's life.
-        cost: FLOPs per token of training and of serving.
+        cost: FLOPs per token of training and of serving; the law's own where not given.
         axes: further columns of the form to choose, with bounds; the cost names their price.
         given: values of further columns that are settled.
         tolerance: relative loss within which the region around the optimum counts as flat.
@@ -115,14 +115,14 @@ def allocate(
         raise UserError(f"budget {flops}: FLOPs must be a positive, finite number")
     if not 0 <= inference_tokens < np.inf:
         raise UserError(f"{inference_tokens} tokens to serve: 0 or a positive, finite number")
-    market = Market(law.form, cost, inference_tokens, axes, given or {})
+    market = Market(law.form, cost or law.cost, inference_tokens, axes, given or {})
     best = {name: float(value) for name, value in market.optimum(law.estimate, flops).items()}
     if min(best["n"], best["d"]) < 1:
         beside = f" beside {inference_tokens:.3g} tokens served" if inference_tokens else ""
         raise UserError(f"{flops:.3g} FLOPs train nothing{beside}: offer more FLOPs, or serve fewer tokens")
     spread = market.optimum(law.replicates, flops)
     flat, alike = _flat_regions(market, law, flops, best, tolerance)
-    beyond = max(0.0, float(np.log10(6 * best["n"] * best["d"] / law.largest_budget)))
+    beyond = max(0.0, float(np.log10(law.cost.training(best) * best["d"] / law.largest_budget)))
     ratio = best["d"] / best["n"]
     return Allocation(
         flops=flops,
@@ -154,7 +154,7 @@ def cheapest(
     bytes_per_token: float,
     *,
     inference_tokens: float = 0.0,
-    cost: Cost = SIX_ND,
+    cost: Cost | None = None,
     axes: tuple[Axis, ...] = (),
     given: Mapping[str, float] | None = None,
 ) -> Cheapest:
@@ -168,15 +168,21 @@ def cheapest(
         bytes_per_token: as in `allocate`, and so are the other arguments.
 
     Raises:
-        UserError: the law never reaches the loss (it lies below its floor), or as `allocate`.
+        UserError: the law never reaches the loss (it lies below its floor), every run does, or as `allocate`.
     """
     largest = law.largest_budget
-    market = Market(law.form, cost, inference_tokens, axes, given or {})
+    market = Market(law.form, cost or law.cost, inference_tokens, axes, given or {})
     flops = float(_budget_for(market, law.estimate, loss, largest))
     if not np.isfinite(flops):
         raise UserError(
             f"loss {loss:.6g} is out of the law's reach at {DEAREST:.0e} times the largest run's FLOPs: "
             f"ask for more than {float(market.loss(law.estimate, market.optimum(law.estimate, DEAREST * largest))):.6g}"
+        )
+    least = float(market.loss(law.estimate, market.optimum(law.estimate, largest / DEAREST)))
+    if loss >= least:
+        raise UserError(
+            f"loss {loss:.6g}: any run is below it, even one of {largest / DEAREST:.1e} FLOPs: ask for less than "
+            f"{least:.6g}"
         )
     flops_R = _budget_for(market, law.replicates, loss, largest)
     for_training = dataclasses.replace(market, served=0.0)
@@ -200,7 +206,7 @@ def exponent(law: ReplicatedLaw) -> tuple[float, Interval]:
 
     Where the optimum is a power law, as in the chinchilla form (a = beta / (alpha + beta)), that is a everywhere.
     """
-    market = Market(law.form)
+    market = Market(law.form, law.cost)
     slope = local_exponent(market, law.largest_budget)
     return float(slope(law.estimate)), law.interval(slope(law.replicates))
 

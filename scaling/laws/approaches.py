@@ -6,12 +6,14 @@ by more than their intervals, one of them assumes something that the points do n
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws import envelope, isoflop, slice_noise
-from scaling.laws.budget import Market
+from scaling.laws.budget import Cost, best_split
+from scaling.laws.envelope import Envelope
 from scaling.laws.frontier import Line
 from scaling.laws.intervals import Interval
 from scaling.laws.isoflop import IsoFlop
@@ -33,8 +35,8 @@ class AtBudget:
     """What an approach says at one budget.
 
     Attributes:
-        flops: C = 6 N D.
-        n, d, ratio: N_opt, D_opt = C / (6 N_opt), and D/N.
+        flops: the budget C.
+        n, d, ratio: N_opt, what C buys of tokens at it, and D/N.
         n_interval, d_interval, ratio_interval: of them.
         loss: at the optimum; None where the approach does not know it (approaches 1 and 2 beyond their budgets).
         loss_interval: of it; None for approaches 1 and 2.
@@ -59,7 +61,8 @@ class Approach:
 
     Attributes:
         name: of the approach.
-        a, b: N_opt ~ C^a and D_opt ~ C^b, b = 1 - a; None where the approach cannot run.
+        a, b: N_opt ~ C^a and D_opt ~ C^b; None where the approach cannot run. b = 1 - a where C = 6 N D; of
+            another C it is that of the decade above the largest budget.
         a_interval, b_interval: of them.
         at: its answers by budget; empty where it cannot run.
         budgets: smallest and largest budget that it had an optimum at.
@@ -78,6 +81,52 @@ class Approach:
     problems: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """The approaches fitted to one table, to be asked at any budgets: printed answers and figures are of one fit.
+
+    Attributes:
+        bootstrap: of approach 3.
+        envelope: approach 1, or the sentence why it cannot run.
+        isoflop: approach 2, or the sentence why it cannot run.
+    """
+
+    bootstrap: Bootstrap
+    envelope: Envelope | str
+    isoflop: IsoFlop | str
+
+    def at(self, budgets: Sequence[float]) -> tuple[Approach, ...]:
+        """All approaches at budgets C: 1, 2 by parabola, 2 shape-free, 3.
+
+        An approach that cannot run on the table says why in `problems` and has no numbers.
+        """
+        first, second, third = self.envelope, self.isoflop, self.bootstrap
+        rows = [_cannot(ENVELOPE, first) if isinstance(first, str) else _envelope(first, budgets)]
+        for estimator, name in ISOFLOP.items():
+            rows.append(
+                _cannot(name, second) if isinstance(second, str) else _isoflop(second, estimator, third, budgets)
+            )
+        rows.append(_guarded(PARAMETRIC, lambda: _parametric(third, budgets)))
+        return tuple(rows)
+
+
+def fit(points: Table, bootstrap: Bootstrap, *, level: float = 0.9, seed: int = 0, replicates: int = 1000) -> Fitted:
+    """Fits approaches 1 and 2 beside a bootstrapped law.
+
+    Args:
+        points: the table.
+        bootstrap: of approach 3: a fit of the same table, whose form reads n and d.
+        level: nominal coverage of intervals of approaches 1 and 2; that of approach 3 is the bootstrap's.
+        seed: of the replicates.
+        replicates: of approach 2; approach 1 takes 200.
+    """
+    return Fitted(
+        bootstrap,
+        _or_why(lambda: envelope.fit(points, level=level, seed=seed)),
+        _or_why(lambda: isoflop.fit(points, replicates=replicates, level=level, seed=seed)),
+    )
+
+
 def three_approaches(
     points: Table,
     bootstrap: Bootstrap,
@@ -87,27 +136,15 @@ def three_approaches(
     seed: int = 0,
     replicates: int = 1000,
 ) -> tuple[Approach, ...]:
-    """All approaches on one table: 1, 2 by parabola, 2 shape-free, 3.
+    """All approaches on one table at some budgets: `fit`, whose arguments these are, and `Fitted.at`."""
+    return fit(points, bootstrap, level=level, seed=seed, replicates=replicates).at(budgets)
 
-    An approach that cannot run on the table says why in `problems` and has no numbers.
 
-    Args:
-        points: the table.
-        bootstrap: of approach 3: a fit of the same table, whose form reads n and d.
-        budgets: C = 6 N D to answer for.
-        level: nominal coverage of intervals of approaches 1 and 2; that of approach 3 is the bootstrap's.
-        seed: of the replicates.
-        replicates: of approach 2; approach 1 takes 200.
-    """
-    rows = [_guarded(ENVELOPE, lambda: _envelope(envelope.fit(points, level=level, seed=seed), budgets))]
+def _or_why[T](run: Callable[[], T]) -> T | str:
     try:
-        found = isoflop.fit(points, replicates=replicates, level=level, seed=seed)
+        return run()
     except UserError as error:
-        rows += [_cannot(name, str(error)) for name in ISOFLOP.values()]
-    else:
-        rows += [_isoflop(found, estimator, bootstrap, budgets) for estimator in isoflop.ESTIMATORS]
-    rows.append(_guarded(PARAMETRIC, lambda: _parametric(bootstrap, budgets)))
-    return tuple(rows)
+        return str(error)
 
 
 def _guarded(name: str, run: Callable[[], Approach]) -> Approach:
@@ -121,9 +158,9 @@ def _cannot(name: str, problem: str, used: str = "") -> Approach:
     return Approach(name, None, None, None, None, (), None, used, (problem,))
 
 
-def _envelope(found: envelope.Envelope, budgets: Sequence[float]) -> Approach:
+def _envelope(found: Envelope, budgets: Sequence[float]) -> Approach:
     winners = len(np.unique(found.n))
-    curves = "each size's points" if found.of == "size" else "every run's curve"
+    curves = "each size's points" if found.of == "size" else "every run's curve (runs of one size end at different D)"
     used = (
         f"the lower envelope of {curves} at {len(found.budgets)} of {envelope.BUDGETS} log-spaced budgets, {winners} "
         f"sizes on it; left out: {found.alone} budgets that fewer than two sizes reach, {found.edge} where sizes do "
@@ -135,7 +172,7 @@ def _envelope(found: envelope.Envelope, budgets: Sequence[float]) -> Approach:
     clusters = len(np.unique(found.points.cluster))
     if clusters < INDICATIVE_BELOW:
         problems += (f"intervals are indicative: {clusters} clusters to resample",)
-    return _along(ENVELOPE, found.line, found.budgets, found.loss, budgets, used, problems)
+    return _along(ENVELOPE, found.line, found.budgets, found.loss, budgets, used, problems, found.points.cost)
 
 
 def _isoflop(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstrap, budgets: Sequence[float]) -> Approach:
@@ -156,7 +193,7 @@ def _isoflop(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstrap,
     problems = (*without, *_replicate_problems(line), *_known_bias(found, estimator, bootstrap))
     at = np.array([one.budget for one in held])
     loss = np.array([one.loss for one in held], float)
-    return _along(name, line, at, loss, budgets, used, problems)
+    return _along(name, line, at, loss, budgets, used, problems, found.points.cost)
 
 
 def _known_bias(found: IsoFlop, estimator: isoflop.Estimator, bootstrap: Bootstrap) -> tuple[str, ...]:
@@ -197,6 +234,7 @@ def _along(
     budgets: Sequence[float],
     used: str,
     problems: tuple[str, ...],
+    cost: Cost,
 ) -> Approach:
     """An approach whose answer is a line through optima at budgets, with the losses there."""
     span = float(at_B.min()), float(at_B.max())
@@ -204,35 +242,34 @@ def _along(
     for flops in budgets:
         inside = span[0] <= flops <= span[1]
         loss = float(np.exp(np.interp(np.log(flops), np.log(at_B), np.log(loss_B)))) if inside else None
-        rows.append(_at(flops, line.n(flops), line.n_replicates(flops), line.interval, loss, None, span))
+        rows.append(_at(flops, cost, line.n(flops), line.n_replicates(flops), line.interval, loss, None, span))
     a = line.interval(line.a_replicates)
-    return Approach(name, line.a, a, 1 - line.a, Interval(1 - a.high, 1 - a.low), tuple(rows), span, used, problems)
+    b, b_R = (_of_tokens(cost, n(span[1]), n(10 * span[1])) for n in (line.n, line.n_replicates))
+    return Approach(name, line.a, a, float(b), line.interval(b_R), tuple(rows), span, used, problems)
 
 
 def _parametric(bootstrap: Bootstrap, budgets: Sequence[float]) -> Approach:
-    fit = bootstrap.fit
-    optimum = fit.form.optimum or Market(fit.form).optimum
+    fit, cost = bootstrap.fit, bootstrap.cost
+    optimum = best_split(fit.form, cost)
     span = float(fit.table.budgets.min()), float(fit.table.budgets.max())
     rows = []
     for flops in budgets:
         best, spread = optimum(fit.params, flops), optimum(bootstrap.params, flops)
         loss = float(np.squeeze(fit.predict(best)))
         around = bootstrap.interval(fit.form.predict(bootstrap.params, spread))
-        rows.append(_at(flops, float(best["n"]), spread["n"], bootstrap.interval, loss, around, span))
-    a, a_R = (
-        np.log10(optimum(params, 10 * span[1])["n"] / optimum(params, span[1])["n"])
-        for params in (fit.params, bootstrap.params)
-    )
-    low, high = bootstrap.interval(a_R)
+        rows.append(_at(flops, cost, float(best["n"]), spread["n"], bootstrap.interval, loss, around, span))
+    ends = [[optimum(params, c)["n"] for c in (span[1], 10 * span[1])] for params in (fit.params, bootstrap.params)]
+    a, a_R = (np.log10(large / small) for small, large in ends)
+    b, b_R = (_of_tokens(cost, small, large) for small, large in ends)
     problems = tuple(fit.certificate.findings)
     if bootstrap.indicative:
         problems += (f"intervals are indicative: {bootstrap.clusters} clusters",)
     return Approach(
         name=PARAMETRIC,
         a=float(a),
-        a_interval=Interval(float(low), float(high)),
-        b=1 - float(a),
-        b_interval=Interval(1 - float(high), 1 - float(low)),
+        a_interval=Interval(*map(float, bootstrap.interval(a_R))),
+        b=float(b),
+        b_interval=Interval(*map(float, bootstrap.interval(b_R))),
         at=tuple(rows),
         budgets=span,
         used=f"{fit.form.formula} fitted to all {len(fit.table)} points",
@@ -240,8 +277,14 @@ def _parametric(bootstrap: Bootstrap, budgets: Sequence[float]) -> Approach:
     )
 
 
+def _of_tokens(cost: Cost, small: Any, large: Any) -> Any:
+    """The exponent of D_opt ~ C^b over a decade of C from the sizes that are best at its ends."""
+    return 1 - np.log10(cost.training({"n": large}) / cost.training({"n": small}))
+
+
 def _at(
     flops: float,
+    cost: Cost,
     n: float,
     n_R: np.ndarray,
     interval: Callable[[np.ndarray], Interval],
@@ -252,7 +295,7 @@ def _at(
     def ends(values_R: np.ndarray) -> Interval:
         return Interval(*map(float, interval(values_R)))
 
-    d, d_R = flops / 6 / n, flops / 6 / n_R
+    d, d_R = float(flops / cost.training({"n": n})), flops / cost.training({"n": n_R})
     beyond = max(0.0, float(np.log10(flops / span[1])), float(np.log10(span[0] / flops)))
     around = None if loss_interval is None else Interval(*map(float, loss_interval))
     return AtBudget(flops, n, ends(n_R), d, ends(d_R), d / n, ends(d_R / n_R), loss, around, beyond)

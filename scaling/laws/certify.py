@@ -20,6 +20,7 @@ class Certificate:
 
     Attributes:
         gradient_norm: largest absolute component of the objective's gradient, box constraints left out.
+        fall: by how much one more step would lower the objective: Newton's, or one down a negative curvature.
         hessian_eigenvalues: of the objective's Hessian scaled to unit diagonal, ascending.
         hessian_condition: largest over smallest of them; infinite where not positive definite.
         design_condition: the same of J^T J, J the Jacobian of log predictions: what the points can tell at all,
@@ -34,6 +35,7 @@ class Certificate:
     """
 
     gradient_norm: float
+    fall: float
     hessian_eigenvalues: tuple[float, ...]
     hessian_condition: float
     design_condition: float
@@ -65,20 +67,23 @@ def certify(
         centre: the table's centre.
         theta_SP: where each start ended, (S, P).
         value_S: its objective, (S,).
-        evidence: residuals (N,), jacobian (N, P), gradient (P,), hessian (P, P) at the best.
+        evidence: residuals (N,) and jacobian (N, P), each row times the root of its weight, gradient (P,) and hessian
+            (P, P) at the best.
         box: bounds of the coordinates.
     """
     best = int(np.nanargmin(value_S))
     theta_P, low_P, high_P = theta_SP[best], *box
     held_P = (theta_P <= low_P + 1e-9) | (theta_P >= high_P - 1e-9)
     free_P = ~held_P
-    hessian_P, _ = _equilibrated(evidence["hessian"][np.ix_(free_P, free_P)])
+    gradient_P, hessian_PP = evidence["gradient"][free_P], evidence["hessian"][np.ix_(free_P, free_P)]
+    hessian_P, axes_PP = _equilibrated(hessian_PP)
     jacobian_NP = evidence["jacobian"]
     design_P, directions_PP = _equilibrated(jacobian_NP.T @ jacobian_NP)
     names = np.array(form.free)
     relative_S = (value_S - value_S[best]) / max(value_S[best], NOTHING)
     certificate = Certificate(
-        gradient_norm=float(np.max(np.abs(evidence["gradient"][free_P]), initial=0.0)),
+        gradient_norm=float(np.max(np.abs(gradient_P), initial=0.0)),
+        fall=_fall(hessian_PP, gradient_P),
         hessian_eigenvalues=tuple(float(v) for v in hessian_P),
         hessian_condition=_condition(hessian_P),
         design_condition=_condition(design_P),
@@ -91,7 +96,13 @@ def certify(
     )
     params = {name: float(value) for name, value in form.physical(theta_P, centre).items()}
     confounded = [str(name) for name in names[np.abs(directions_PP[:, 0]) > 0.3]]
-    findings = _findings(form, params, certificate, confounded, spare=len(jacobian_NP) - len(theta_P))
+    lowest = [str(name) for name in names[free_P][np.abs(axes_PP[:, :1]).max(1, initial=0.0) > 0.3]]
+    too_far = certificate.fall > SAME_OPTIMUM * max(value_S[best], NOTHING)
+    findings = [
+        *_findings(form, params, certificate, confounded, tuple(names[theta_P >= high_P - 1e-9])),
+        *(_unfinished(certificate, lowest) if too_far else []),
+        *_thin(certificate, spare=len(jacobian_NP) - len(theta_P)),
+    ]
     return dataclasses.replace(certificate, findings=tuple(findings))
 
 
@@ -143,21 +154,37 @@ def _standard_errors(
     return dict(zip(form.free, errors.tolist(), strict=True))
 
 
+def _fall(hessian_PP: np.ndarray, gradient_P: np.ndarray) -> float:
+    """By how much a step lowers the objective: Newton's, or one of length 1 along what bends down most."""
+    if not len(gradient_P):
+        return 0.0
+    values_P, axes_PP = _equilibrated(hessian_PP)
+    scaled_PP = axes_PP / np.sqrt(np.maximum(np.abs(np.diag(hessian_PP)), 1e-300))[:, None]
+    if values_P[0] <= 0:
+        down_P = scaled_PP[:, 0] / np.abs(scaled_PP[:, 0]).max()
+        return float(abs(down_P @ gradient_P) - 0.5 * down_P @ hessian_PP @ down_P)
+    return float(0.5 * np.sum((scaled_PP.T @ gradient_P) ** 2 / values_P))
+
+
 def _findings(
-    form: Form, params: Mapping[str, float], certificate: Certificate, confounded: list[str], spare: int
+    form: Form,
+    params: Mapping[str, float],
+    certificate: Certificate,
+    confounded: list[str],
+    at_upper: tuple[str, ...],
 ) -> list[str]:
-    """The certificate in words.
+    """What the points do not determine, in words.
 
     Args:
         form: the form.
         params: physical parameters.
         certificate: without findings.
         confounded: parameters that make up the least determined direction.
-        spare: points beyond the number of parameters.
+        at_upper: parameters held by the upper end of their box.
     """
     found = []
     for name in certificate.at_bounds:
-        if name in form.coefficients:
+        if name in form.coefficients and name not in at_upper:
             found.append(f"{name} ran to the edge of its range: the data show no sign of its term")
         else:
             found.append(f"{name} ran to the edge of its range ({params[name]:.3g}): the data do not determine it")
@@ -167,15 +194,37 @@ def _findings(
             f"the data cannot tell {', '.join(confounded)} apart: some combination of them leaves every prediction "
             "unchanged"
         )
-    else:
-        if errors.get("E", 0.0) > WEAK:
-            found.append(f"E is weakly determined ({params['E']:.2g}, its log +- {errors['E']:.2g})")
-        for name in (name for name in form.free if name not in form.coefficients):
-            if errors[name] > WEAK * abs(params[name]):
-                found.append(f"{name} is weakly determined ({params[name]:.2g} +- {errors[name]:.2g})")
+        return found
+    if errors.get("E", 0.0) > WEAK:
+        found.append(f"E is weakly determined ({params['E']:.2g}, its log +- {errors['E']:.2g})")
+    for name in (name for name in form.free if name not in form.coefficients):
+        if errors[name] > WEAK * abs(params[name]):
+            found.append(f"{name} is weakly determined ({params[name]:.2g} +- {errors[name]:.2g})")
+    return found
+
+
+def _unfinished(certificate: Certificate, lowest: list[str]) -> list[str]:
+    """Why the point is no minimum, in words; nothing where the points leave a direction open, which has been said.
+
+    Args:
+        certificate: without findings.
+        lowest: parameters that make up the direction in which the objective bends up least.
+    """
+    if certificate.design_condition >= UNIDENTIFIED:
+        return []
+    if certificate.hessian_eigenvalues[0] <= 0:
+        return [f"not a minimum: the objective still falls along {', '.join(lowest)}; fit again with more starts"]
+    return ["the descent stopped before the minimum: fit again with more starts"]
+
+
+def _thin(certificate: Certificate, spare: int) -> list[str]:
+    """Where points or starts are few, in words; `spare` is the number of points beyond that of parameters."""
+    found = []
     if spare < 3:
         found.append(f"only {spare} points more than parameters: residuals say little about errors, and intervals less")
-    if certificate.share_at_optimum < 0.1:
+    if certificate.starts == 1:
+        found.append("a single start: no other was there to look for a lower optimum; fit again with 64")
+    elif certificate.share_at_optimum < 0.1:
         found.append(
             f"only {certificate.share_at_optimum:.0%} of the starts reached the optimum: fit again with more starts"
         )

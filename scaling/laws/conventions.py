@@ -13,14 +13,12 @@ import pandas as pd
 
 from scaling.errors import UserError
 from scaling.laws import fit, guesses, reading, uncertainty
-from scaling.laws.budget import SIX_ND, Cost, Market
-from scaling.laws.forms import CHINCHILLA, Columns, Form, Params
+from scaling.laws.budget import Cost, Market
+from scaling.laws.forms import CHINCHILLA, Form, Params
 from scaling.laws.intervals import Interval
 from scaling.laws.table import Duplicates, Table, from_frame
 
 TIMES_LARGEST = 10.0  # the budget at which conventions are compared, in multiples of the table's largest C
-SAME = 5e-3  # relative difference below which a column of FLOPs is 6 N D
-POWERS = (0.0, -1 / 3, -2 / 3)  # of N in log C / (6 N D): matrices, attention scores, embeddings and head
 
 
 class Alternative(NamedTuple):
@@ -28,15 +26,21 @@ class Alternative(NamedTuple):
 
     Attributes:
         name: in words.
-        table: the points with this N; its flops are this C.
-        cost: C as a function of N and D, for budgets.
-        residual: largest relative difference between `cost` and the points' own C.
+        table: the points with this N, their budgets counted as this C.
     """
 
     name: str
     table: Table
-    cost: Cost
-    residual: float
+
+    @property
+    def cost(self) -> Cost:
+        """C as a function of N and D."""
+        return self.table.cost
+
+    @property
+    def residual(self) -> float:
+        """Largest relative difference between `cost` and the points' own C."""
+        return 0.0 if self.table.counted is None else self.table.counted.residual
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,7 @@ def alternatives(
     units: Mapping[str, float] = {},
     duplicates: Duplicates = "refuse",
 ) -> list[Alternative]:
-    """Every pair of an N and a C that a table holds, the asked or guessed N first, 6 N D first for each.
+    """Every pair of an N and a C that a table holds: the asked or guessed N first, and with it the asked C.
 
     A column that nobody asked for and that cannot be read as an N or a C, in the same units, is left out.
 
@@ -106,51 +110,28 @@ def alternatives(
         if base is None or (found and not _alike(base.columns["n"], found[0].table.columns["n"])):
             continue
         name = f"N = {size}" if size else "N derived"
-        found.append(Alternative(f"{name}, C = 6 N D", _six_nd(base), SIX_ND, 0.0))
+        plain = _six_nd(base)
+        mine = [Alternative(f"{name}, C = 6 N D", plain)]
         for count in counts:
             table = read(size, count, count == asked["flops"])
-            if table is None or not _alike(table.columns["flops"], base.budgets):
+            if table is None or table.counted is None or not _alike(table.budgets, plain.budgets):
                 continue
-            if np.allclose(table.columns["flops"], base.budgets, rtol=SAME, atol=0):
-                continue
-            cost = fit_cost(table.columns["n"], table.columns["d"], table.columns["flops"])
-            predicted = cost.training(table.columns) * table.columns["d"]
-            off = float(np.max(np.abs(predicted / table.columns["flops"] - 1)))
-            found.append(Alternative(f"{name}, C = {count}", table, cost, off))
+            if count == asked["flops"] and not found:
+                mine.insert(0, Alternative(f"{name}, C = {count}", table))
+            else:
+                mine.append(Alternative(f"{name}, C = {count}", table))
+        found += mine
     return found
-
-
-def fit_cost(n: Any, d: Any, flops: Any) -> Cost:
-    """FLOPs counted by term, as a function of N: log C / (6 N D) = c_0 + c_1 N^(-1/3) + c_2 N^(-2/3).
-
-    At one aspect ratio matrices take FLOPs in proportion to N, attention scores to N^(2/3), embeddings and the head to
-    N^(1/3): the ratio tends to a constant as models grow, where a power of N would fall below any. On our own ladder
-    this is off by 0.1%, a power of N by 3%. Below a tenth of the smallest model the ratio is kept as it is there.
-    Serving a token is a third of training on it.
-
-    Args:
-        n, d, flops: (points,).
-    """
-    n, flops = np.asarray(n, float), np.asarray(flops, float)
-    smallest = n.min()
-
-    def basis(size: Any) -> np.ndarray:
-        return np.stack([(np.maximum(size, smallest / 10) / smallest) ** power for power in POWERS], -1)
-
-    coefficients, *_ = np.linalg.lstsq(basis(n), np.log(flops / (6 * n * np.asarray(d, float))), rcond=None)
-
-    def training(columns: Columns) -> Any:
-        return 6 * columns["n"] * np.exp(basis(columns["n"]) @ coefficients)
-
-    return Cost(training=training, serving=lambda columns: training(columns) / 3)
 
 
 def sensitivity(
     found: Sequence[Alternative],
     form: Form = CHINCHILLA,
     *,
+    known: uncertainty.Bootstrap | None = None,
     times_largest: float = TIMES_LARGEST,
     delta: float = 1e-3,
+    starts: int = 64,
     replicates: int = 300,
     level: float = 0.9,
     seed: int = 0,
@@ -163,8 +144,10 @@ def sensitivity(
     Args:
         found: from `alternatives`.
         form: the law.
+        known: the replicated fit of one of them, which is not made again: one quantity has one interval.
         times_largest: the budget, in multiples of the table's largest C.
         delta: Huber threshold in log loss.
+        starts: of every fit.
         replicates: of the bootstrap.
         level: nominal coverage of intervals.
         seed: of starts and replicates.
@@ -172,12 +155,13 @@ def sensitivity(
     Raises:
         UserError: the table cannot identify the form, or a budget cannot be spent under it.
     """
-    replicated: dict[bytes, uncertainty.Bootstrap] = {}  # the law depends on N, not on C: one fit for each N
+    # The law depends on N, not on C: one fit for each N.
+    replicated = {} if known is None else {_fitted(known.fit.table): known}
     outcomes = []
     for alternative in found:
-        key = alternative.table.columns["n"].tobytes()
+        key = _fitted(alternative.table)
         if key not in replicated:
-            fitted = fit.fit(form, alternative.table, delta=delta, seed=seed)
+            fitted = fit.fit(form, alternative.table, delta=delta, starts=starts, seed=seed)
             replicated[key] = uncertainty.bootstrap(fitted, replicates=replicates, level=level, seed=seed)
         outcomes.append(_outcome(alternative, replicated[key], times_largest))
     return outcomes
@@ -185,7 +169,7 @@ def sensitivity(
 
 def _outcome(alternative: Alternative, replicated: uncertainty.Bootstrap, times_largest: float) -> Outcome:
     market = Market(replicated.fit.form, alternative.cost)
-    budget = times_largest * float(alternative.table.columns["flops"].max())
+    budget = times_largest * float(alternative.table.budgets.max())
 
     def at(params: Params) -> dict[str, Any]:
         before, best = (market.optimum(params, flops) for flops in (budget / 10, budget))
@@ -210,6 +194,11 @@ def _outcome(alternative: Alternative, replicated: uncertainty.Bootstrap, times_
     )
 
 
+def _fitted(table: Table) -> tuple[bytes, ...]:
+    """What a fit of N and D reads of a table."""
+    return table.columns["n"].tobytes(), table.columns["d"].tobytes(), table.loss.tobytes()
+
+
 def _candidates(frame: pd.DataFrame, role: str, asked: str) -> list[str]:
     """Columns that could be N or C: the asked one, then by preference those of numbers that none before them has."""
     names, seen = [asked] if asked else [], list[np.ndarray]()
@@ -227,6 +216,8 @@ def _alike(values: np.ndarray, others: np.ndarray) -> bool:
 
 
 def _six_nd(table: Table) -> Table:
-    flops = {"flops": table.budgets}
+    flops = {"flops": 6 * table.columns["n"] * table.columns["d"]}
     note = {"flops": "C = 6 N D"}
-    return dataclasses.replace(table, columns=dict(table.columns) | flops, conventions=dict(table.conventions) | note)
+    return dataclasses.replace(
+        table, columns=dict(table.columns) | flops, conventions=dict(table.conventions) | note, counted=None
+    )

@@ -41,7 +41,8 @@ def estimate_noise(fit: Fit) -> Noise:
     labels_N = np.unique(fit.table.cluster, return_inverse=True)[1]
     if len(fit.table) <= len(fit.theta):
         return Noise(0.0, LEAST_NOISE)
-    found = noise.spread(fit.residuals, labels_N, fit.jacobian)
+    residuals_N, jacobian_NP = fit.weighed
+    found = noise.spread(residuals_N, labels_N, jacobian_NP)
     if found.trunk is None or found.point is None:
         return Noise(0.0, max(found.total, LEAST_NOISE))
     return Noise(found.trunk, max(found.point, LEAST_NOISE))
@@ -153,7 +154,7 @@ def design_of(fit: Fit, laws: Laws) -> Design:
     prior_PP = total * np.diag([deviations[name] ** -2.0 for name in fit.form.free])
     count = len(laws.theta)
     design = Design(laws, np.tile(prior_PP, (count, 1, 1)), np.tile(total * prior_PP, (count, 1, 1)), {})
-    gradients_KNP = laws.gradients(fit.table.columns)
+    gradients_KNP = np.sqrt(fit.weights)[:, None] * laws.gradients(fit.table.columns)
     for trunk in np.unique(fit.table.cluster):
         design = design.with_points(trunk, gradients_KNP[:, fit.table.cluster == trunk])
     return design

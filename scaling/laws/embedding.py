@@ -8,6 +8,9 @@ and a Chinchilla law in N_total is, in non-embedding N, no longer a power law: i
 has the local exponent beta / (alpha / 3 + beta) where the embedding dominates, and beta / (alpha + beta) where it
 is negligible. Kaplan's .73 is mostly this, at the sizes he trained.
 
+A specification: tests hold what `conventions` finds of planted runs against it. No report reads it, because omega is a
+property of models that a table of N, D and losses does not tell.
+
 Source: Pearce & Song 2024 (arXiv 2406.12907), sections 2 and 3.
 """
 

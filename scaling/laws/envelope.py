@@ -48,13 +48,13 @@ class Envelope:
     line: Line
 
 
-def fit(points: Table, *, of: Of = "size", replicates: int = 200, level: float = 0.9, seed: int = 0) -> Envelope:
+def fit(points: Table, *, of: Of | None = None, replicates: int = 200, level: float = 0.9, seed: int = 0) -> Envelope:
     """Approach 1 with a bootstrap over clusters.
 
     Args:
         points: the table.
         of: "size" where points are ends of runs (branch ends; each size's points are a curve), "run" where points
-            lie along training curves and clusters are runs (tables of cosine runs).
+            lie along training curves and clusters are runs (tables of cosine runs); by default as `curves_of` finds.
         replicates: R; each draws clusters with replacement, and repeats of a cluster count once.
         level: nominal coverage of intervals.
         seed: of the replicates.
@@ -63,6 +63,7 @@ def fit(points: Table, *, of: Of = "size", replicates: int = 200, level: float =
         UserError: fewer than three sizes are best at some budget that smaller and larger ones reach too.
     """
     grid_B = np.geomspace(points.budgets.min(), points.budgets.max(), BUDGETS)
+    of = curves_of(points) if of is None else of
     look = _Look(points, of, grid_B)
     log_loss_B, log_n_B, used_B, alone = look.envelope(np.ones(len(points), bool))
     winners = len(np.unique(log_n_B[used_B]))
@@ -70,7 +71,7 @@ def fit(points: Table, *, of: Of = "size", replicates: int = 200, level: float =
         raise UserError(
             f"{winners} sizes are best at budgets that sizes {frontier.ROOM:g} times smaller and larger than the "
             f"optimum reach (of {BUDGETS} budgets {alone} are reached by fewer than two sizes): the envelope needs "
-            f"{LEAST_WINNERS}; let ranges of 6 N D overlap more"
+            f"{LEAST_WINNERS}; let ranges of {points.cost.name} overlap more"
         )
     labels, cluster_N = np.unique(points.cluster, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -90,6 +91,21 @@ def fit(points: Table, *, of: Of = "size", replicates: int = 200, level: float =
         edge=BUDGETS - alone - int(used_B.sum()),
         line=frontier.draw_line(grid_B, np.stack(rows), np.ones(BUDGETS), level),
     )
+
+
+def curves_of(points: Table) -> Of:
+    """What a table's curves belong to, by its design.
+
+    Runs with a horizon of their own, as under a cosine, show as clusters with points at several D and one N, of which
+    most sizes have some that end at different D. Trunks of one size are branched at the same D, whatever their seed.
+    """
+    size_N = frontier.size_groups(points.columns["n"])
+    ends: dict[int, list[float]] = {int(size): [] for size in size_N}
+    for rows in frontier.curves(points, of="run"):
+        if len(np.unique(size_N[rows])) == 1:
+            ends[int(size_N[rows[0]])].append(float(points.columns["d"][rows].max()))
+    several = [max(d) > frontier.ONE_KNOT * min(d) for d in ends.values() if d]
+    return "run" if several and 2 * sum(several) > len(ends) else "size"
 
 
 class _Look:

@@ -23,7 +23,7 @@ class Fit:
         theta: the same in fitting coordinates, (P,).
         objective: sum over points of weight * Huber_delta(log predicted - log loss).
         delta: the Huber threshold, in log loss.
-        weights: (points,).
+        weights: (points,), all above 0: points at 0 are left out.
         residuals: (points,) log loss - log predicted loss.
         jacobian: (points, P) derivatives of log predicted loss in the fitting coordinates, at the optimum.
         certificate: evidence that this is the optimum, and what the data leave open.
@@ -39,6 +39,12 @@ class Fit:
     residuals: np.ndarray
     jacobian: np.ndarray
     certificate: certify.Certificate
+
+    @property
+    def weighed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals (points,) and jacobian (points, P), each row times the root of its weight: errors of one size."""
+        root_N = np.sqrt(self.weights)
+        return root_N * self.residuals, root_N[:, None] * self.jacobian
 
     def predict(self, columns: Columns) -> np.ndarray:
         """Loss under the law at the columns that its form reads."""
@@ -64,7 +70,7 @@ def fit(
         delta: Huber threshold in log loss; 1e-3 as Hoffmann et al. 2022, equation 3.
         starts: random starts; each draws shape parameters and solves for the coefficients (variable projection).
         seed: of the starts.
-        weights: (points,) non-negative; 1 where not given.
+        weights: (points,) from 0 on, inverse variances up to a factor; 1 where not given. Points at 0 are left out.
         fixed: parameters held at a value; the form of the result has them as `held`.
         bounds: boxes for shape parameters, instead of the form's own.
 
@@ -72,10 +78,8 @@ def fit(
         UserError: the design cannot identify the form's parameters, or fixed or bounds make no sense.
     """
     form = form.hold(fixed or {}).bound(bounds or {})
+    points, weights_N = _weighted(points, weights)
     table.check_identifiable(points, form)
-    weights_N = np.ones(len(points)) if weights is None else np.asarray(weights, float)
-    if weights_N.shape != (len(points),) or not np.all(np.isfinite(weights_N) & (weights_N >= 0)):
-        raise UserError(f"weights of shape {weights_N.shape} for {len(points)} points: one number from 0 on for each")
     data = as_points(form, points, weights_N)
     theta_SP = solver.draw_starts(form, data, starts, seed)
     with ThreadPoolExecutor(1) as aside:
@@ -85,6 +89,8 @@ def fit(
     best = int(np.nanargmin(value_S))
     params = form.physical(theta_SP[best], points.centre)
     evidence = solver.diagnose(form, data, theta_SP[best], delta)
+    root_N = np.sqrt(weights_N)
+    weighed = {"residuals": root_N * evidence["residuals"], "jacobian": root_N[:, None] * evidence["jacobian"]}
     return Fit(
         form=form,
         table=points,
@@ -95,7 +101,7 @@ def fit(
         weights=weights_N,
         residuals=-evidence["residuals"],
         jacobian=evidence["jacobian"],
-        certificate=certify.certify(form, points.centre, theta_SP, value_S, evidence, solver.box(form)),
+        certificate=certify.certify(form, points.centre, theta_SP, value_S, evidence | weighed, solver.box(form)),
     )
 
 
@@ -110,3 +116,13 @@ def as_points(form: Form, points: table.Table, weights_N: np.ndarray) -> Points:
         weight=weights_N,
         held=form.log_held,
     )
+
+
+def _weighted(points: table.Table, weights: np.ndarray | None) -> tuple[table.Table, np.ndarray]:
+    """The points that count, and their weights."""
+    weights_N = np.ones(len(points)) if weights is None else np.asarray(weights, float)
+    if weights_N.shape != (len(points),) or not np.all(np.isfinite(weights_N) & (weights_N >= 0)):
+        raise UserError(f"weights of shape {weights_N.shape} for {len(points)} points: one number from 0 on for each")
+    if len(points) and not weights_N.any():
+        raise UserError(f"all {len(points)} weights are 0: at least as many points as parameters have to count")
+    return (points, weights_N) if weights_N.all() else (points.select(weights_N > 0), weights_N[weights_N > 0])

@@ -154,14 +154,16 @@ class Form:
         return {name: float(np.log(self.reference.get(name, centre[name]))) for name in self.columns}
 
     def without(self, column: str) -> tuple[str, ...]:
-        """The fitted parameters that act in no term that reads a column; found by trying with NaN."""
-        logs = {name: np.nan if name == column else 1.0 for name in self.columns}
+        """The fitted parameters that act in no term that a column changes; found by trying.
+
+        How terms combine is left out: what a parameter does there, such as r_n of data_constrained, counts as nothing.
+        """
+        logs = dict.fromkeys(self.columns, 1.0)
         shapes = {shape.name: np.float64(shape.starts[0]) for shape in self.shapes}
+        here, there = (self.log_basis(shapes, logs | {column: 1.0 + step}) for step in (0.0, 0.1))
+        reads = [bool(np.abs(after - before) > 1e-9) for before, after in zip(here, there, strict=True)]
         with np.errstate(invalid="ignore"):
-            reads = [bool(np.isnan(g)) for g in self.log_basis(shapes, logs)]
-            among = [
-                self.log_basis(shapes | {name: np.float64(np.nan)}, dict.fromkeys(self.columns, 1.0)) for name in shapes
-            ]
+            among = [self.log_basis(shapes | {name: np.float64(np.nan)}, logs) for name in shapes]
         free = [name for name, read in zip(self.coefficients, reads, strict=True) if not read]
         for name, terms in zip(shapes, among, strict=True):
             if not any(read and np.isnan(g) for read, g in zip(reads, terms, strict=True)):

@@ -93,7 +93,10 @@ COMPUTE = Form(
 
 
 def _effective(log_ratio: Any, r: Any) -> Any:
-    """Log of 1 + r (1 - exp(-(ratio - 1) / r)): what `ratio` times as much is worth where nothing more is new."""
+    """Log of 1 + r (1 - exp(-(ratio - 1) / r)): what `ratio` times as much is worth where nothing more is new.
+
+    `repetition.effective` in logs, which is its specification.
+    """
     return log1p(-r * expm1(-expm1(log_ratio) / r))
 
 

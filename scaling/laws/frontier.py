@@ -21,7 +21,7 @@ ROUNDING = 1e-9  # in log C: a point's own budget is not outside its curve
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Line:
-    """N_opt = n_centre (C / centre)^a, and the same for every replicate; D_opt = C / (6 N_opt), so b = 1 - a.
+    """N_opt = n_centre (C / centre)^a, and the same for every replicate.
 
     Attributes:
         centre: budget C that n_centre belongs to.

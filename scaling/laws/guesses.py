@@ -13,6 +13,7 @@ MEANINGS: Mapping[str, str] = {
     "loss": "the loss",
     "cluster": "the trunk (or seed) of a point",
     "d_unique": "the unique tokens",
+    "d_stable": "the tokens up to where a branch leaves its trunk",
     "width": "the model's width",
     "depth": "the number of layers",
     "p_w": "the bits of a weight in training",
@@ -62,6 +63,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
         r"run|run_name|run_id|name|experiment(?:_name|_id)?|exp_name",
     ),
     "d_unique": (r"d_unique|(?:n_|train_)*unique_(?:train_)?tokens|tokens_unique",),
+    "d_stable": (r"d_stable|(?:n_)?stable_tokens|tokens_stable",),
     "width": (r"width|d_model|hidden_(?:size|dim)|n_embd|embed(?:ding)?_dim|model_dim|dim",),
     "depth": (r"depth|(?:n_)?(?:hidden_)?layers?|n_blocks",),
     "p_w": (r"p_w|w(?:eight)?s?_?bits|weight_precision|bits_w(?:eights?)?",),
@@ -125,6 +127,11 @@ def named_unit(role: str, name: str) -> float:
         if re.search(pattern, canonical(name)):
             return factor
     return 1.0
+
+
+def preferred(names: Iterable[str], role: str) -> list[str]:
+    """The columns that the names of a table suggest most for a role; several where none is preferred."""
+    return next(iter(_tiers(list(names), role)), [])
 
 
 def guess(names: Iterable[str], role: str) -> Guess | None:

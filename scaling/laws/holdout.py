@@ -1,19 +1,18 @@
 """The held-out check: fit without the largest runs, predict them, and say how far off that was."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.laws import costs, table, uncertainty
 from scaling.laws import fit as fitting
-from scaling.laws import table, uncertainty
 from scaling.laws.form import Form
 from scaling.laws.intervals import Interval
 
 By = Literal["largest_n", "largest_d", "largest_c"]
-_COLUMN = {"largest_n": "n", "largest_d": "d", "largest_c": "flops"}
+_COLUMN = {"largest_n": "n", "largest_d": "d"}
 HELDOUT_NAMES = {"largest_n": "largest N", "largest_d": "largest D", "largest_c": "largest C"}
 SAME = 1.1  # values within 10% of the largest go with it: steps of a ladder are wider, digitised sizes are not
 
@@ -58,8 +57,8 @@ class Prediction:
     """What the runs up to a compute cut predict.
 
     Attributes:
-        cut: the largest 6 N D among them.
-        spent: FLOPs (6 N D) that they took together, shared trunks counted once where the table says what is shared.
+        cut: the largest budget among them.
+        spent: FLOPs that they took together, shared trunks counted once where the table says what is shared.
         check: the prediction of the held-out runs.
     """
 
@@ -166,7 +165,6 @@ def error_against_compute(
     """
     out = _largest(points, by)
     rest = ~np.isin(points.cluster, points.cluster[out])
-    cost, counting = _costs(points)
     rows: list[Prediction] = []
     problem = "every point shares a cluster with them"
     for cut in _cuts(points.budgets[rest], cuts):
@@ -177,18 +175,19 @@ def error_against_compute(
             problem = str(error)
             continue
         if check.fit.certificate.identified:
-            rows.append(Prediction(cut=float(cut), spent=cost(keep), check=check))
+            rows.append(Prediction(cut=float(cut), spent=costs.spent(points.select(keep)), check=check))
         else:
             problem = "the other points do not determine every parameter"
     if not rows:
         raise UserError(f"predicting the {HELDOUT_NAMES[by]} from cheaper runs: {problem}")
-    return ErrorAgainstCompute(by=by, rows=tuple(rows), counting=counting)
+    return ErrorAgainstCompute(by=by, rows=tuple(rows), counting=costs.counting(points))
 
 
 def _largest(points: table.Table, by: By) -> np.ndarray:
-    if _COLUMN[by] not in points.columns:
+    """The points at the largest N, D or budget, as the table counts budgets."""
+    if by != "largest_c" and _COLUMN[by] not in points.columns:
         raise UserError(f"no {HELDOUT_NAMES[by]} to hold out: the points have {', '.join(points.columns)} only")
-    values = points.columns[_COLUMN[by]]
+    values = points.budgets if by == "largest_c" else points.columns[_COLUMN[by]]
     return np.asarray(values >= values.max() / SAME)
 
 
@@ -227,22 +226,3 @@ def _cuts(budgets: np.ndarray, count: int) -> np.ndarray:
         return budgets
     last = np.ceil(np.arange(1, count + 1) * len(budgets) / count).astype(int) - 1
     return np.unique(np.sort(budgets)[last])
-
-
-def _costs(points: table.Table) -> tuple[Callable[[np.ndarray], float], str]:
-    """What a selection of points cost, and how that is counted.
-
-    With a column d_stable (tokens up to where a branch leaves its trunk) a trunk is paid for once, up to its last
-    branch, and every branch from there to its end; without, every point in full.
-    """
-    if "d_stable" not in points.columns:
-        return lambda keep: float(points.budgets[keep].sum()), "6 N D, every point in full"
-    n, stable = points.columns["n"], points.columns["d_stable"]
-    trunk_N = np.unique(points.cluster, return_inverse=True)[1]
-
-    def shared(keep: np.ndarray) -> float:
-        trunks = np.zeros(trunk_N.max() + 1)
-        np.maximum.at(trunks, trunk_N[keep], 6 * (n * stable)[keep])
-        return float(trunks.sum() + (6 * n * (points.columns["d"] - stable))[keep].sum())
-
-    return shared, "6 N D, a trunk once and its branches on top"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from scipy import special
 
+from scaling.laws.budget import Cost
 from scaling.laws.form import Form
 
 
@@ -40,8 +41,12 @@ class ReplicatedLaw(Protocol):
         """Whether there are too few clusters for the level to be taken at its word."""
 
     @property
+    def cost(self) -> Cost:
+        """FLOPs per token, as budgets are counted."""
+
+    @property
     def largest_budget(self) -> float:
-        """Largest 6 N D among the points fitted."""
+        """Largest budget among the points fitted."""
 
     def interval(self, values_R: Any) -> Interval:
         """Interval of a quantity computed from the replicates (replicates on the first axis)."""

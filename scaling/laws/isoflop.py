@@ -13,7 +13,7 @@ import numpy as np
 from scipy import interpolate, linalg
 
 from scaling.laws import frontier, slice_noise, slices
-from scaling.laws.budget import Market
+from scaling.laws.budget import best_split
 from scaling.laws.forms import CHINCHILLA, Form, Params
 from scaling.laws.frontier import Line
 from scaling.laws.intervals import Interval
@@ -34,7 +34,7 @@ class Optimum:
     """The minimum of one slice by one estimator.
 
     Attributes:
-        budget: C = 6 N D.
+        budget: C.
         points: losses in the slice.
         n, loss: of the minimum; None where there is none.
         n_interval: of N_opt.
@@ -230,7 +230,7 @@ def parabola_bias(
     Raises:
         UserError: the form does not read n and d alone.
     """
-    optimum = form.optimum or Market(form).optimum
+    optimum = best_split(form, points.cost)
     log_loss_N = np.log(form.predict(params, points.columns))
     at = float(points.budgets.max()) if at is None else at
     rows = []

@@ -71,32 +71,33 @@ class NoiseFloor:
 
 @dataclasses.dataclass(frozen=True)
 class LackOfFit:
-    """A law's misses beside the noise floor.
+    """A law's misses beside the noise floor: the classical test of lack of fit (Draper and Smith 1998, section 2.1).
 
     Attributes:
-        residuals: spread of the fit's residuals.
-        floor: of seed repeats.
+        misses: what a point would have to scatter by for the law to miss the means of places as it does: noise, and
+            whatever its form misses.
+        floor: of seed repeats, which is noise alone; no part of `misses`.
     """
 
-    residuals: Spread
+    misses: Spread
     floor: NoiseFloor
 
     @property
     def ratio(self) -> float:
-        """Residuals over floor; 1 where the law misses by nothing but noise."""
-        return self.residuals.total / self.floor.spread.total
+        """Misses over floor; near 1 where the law misses by nothing but noise."""
+        return self.misses.total / self.floor.spread.total
 
     def interval(self, level: float = 0.9) -> Interval:
         """Interval of the ratio, by F."""
         tails = np.array([(1 + level) / 2, (1 - level) / 2])
-        quantiles = special.fdtri(self.residuals.freedom, self.floor.spread.freedom, tails)
+        quantiles = special.fdtri(self.misses.freedom, self.floor.spread.freedom, tails)
         return Interval(*(self.ratio / np.sqrt(quantiles)))
 
     def words(self, level: float = 0.9) -> str:
         """The comparison in a sentence."""
         low, high = self.interval(level)
         missed = (
-            f"the law misses by {self.residuals.total:.2%}, {self.ratio:.2g} times the noise floor "
+            f"the law misses by {self.misses.total:.2%}, {self.ratio:.2g} times the noise floor "
             f"({level:.0%} interval {low:.2g} to {high:.2g})"
         )
         if low > 1:
@@ -129,12 +130,27 @@ def noise_floor(points: Table) -> NoiseFloor | None:
 
 
 def lack_of_fit(fit: fitting.Fit) -> LackOfFit | None:
-    """The fit's residuals beside its table's noise floor, or None where the table has no repeats or no spare points."""
+    """How far a law misses the means of places, beside its table's noise floor; None where either cannot be told.
+
+    Residuals hold the differences between repeats too, so their spread over the floor's would not be distributed as F.
+    What the law leaves over is split: differences within places, which no law of N and D can touch, and what is left of
+    the places themselves once the law's parameters are taken off (SS_res - SS_pure on df_res - df_pure degrees of
+    freedom). Under the law alone that has the floor's variances, whose trunk and point parts decide what it amounts to.
+    """
     floor = noise_floor(fit.table)
-    if floor is None or len(fit.table) <= len(fit.theta):
+    if floor is None:
         return None
     cluster_N = np.unique(fit.table.cluster, return_inverse=True)[1]
-    return LackOfFit(spread(fit.residuals, cluster_N, fit.jacobian), floor)
+    places_NX = _indicators(_places(fit.table))
+    between_NN = _projection_off(fit.jacobian) - _projection_off(np.concatenate([fit.jacobian, places_NX], 1))
+    if np.trace(between_NN) < 0.5:  # as many parameters as places
+        return None
+    trunk, point = floor.spread.trunk, floor.spread.point
+    share = 0.0 if trunk is None or point is None else (trunk / floor.spread.total) ** 2
+    alike_NN = _indicators(cluster_N) @ _indicators(cluster_N).T
+    relative_NN = between_NN @ (share * alike_NN + (1 - share) * np.eye(len(cluster_N)))
+    variance = max(float(fit.residuals @ between_NN @ fit.residuals), 0.0) / float(np.trace(relative_NN))
+    return LackOfFit(Spread(float(np.sqrt(variance)), None, None, _satterthwaite(relative_NN)), floor)
 
 
 def spread(values_N: np.ndarray, cluster_N: np.ndarray, design_NX: np.ndarray) -> Spread:

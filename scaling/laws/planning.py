@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.laws.budget import SIX_ND, Cost
 from scaling.laws.design import Design, squares
 
 LEAST_GAIN = 0.02  # in log variance: less than 1% of a width is not worth a run
@@ -33,10 +34,11 @@ class Trunk(NamedTuple):
     taken: tuple[float, ...] = ()
     tokens: tuple[float, ...] = ()
 
-    def flops(self, decay_share: float) -> float:
-        """What the planned branches cost: 6 N (share * sum of D), and the stable phase up to where the last decays."""
+    def flops(self, decay_share: float, cost: Cost = SIX_ND) -> float:
+        """What the planned branches cost: a share of the sum of D, and the stable phase up to where the last decays."""
         reach = (1 - decay_share) * max(self.tokens, default=0.0)
-        return 6 * self.n * (max(reach - self.trained, 0.0) + decay_share * sum(self.tokens))
+        tokens = max(reach - self.trained, 0.0) + decay_share * sum(self.tokens)
+        return float(cost.training({"n": self.n}) * tokens)
 
 
 class _Move(NamedTuple):
@@ -60,6 +62,7 @@ class Search:
         least: tokens, D, of any point.
         decay_share: of a branch's tokens; 1 for points that are each trained from scratch.
         most: trunks in a plan.
+        cost: FLOPs per token, that budgets are counted in.
     """
 
     start: Design
@@ -69,6 +72,7 @@ class Search:
     least: float
     decay_share: float
     most: int
+    cost: Cost = SIX_ND
 
     def plan(self, budget: float) -> tuple[Trunk, ...]:
         """The plan of least variance that was found.
@@ -117,7 +121,7 @@ class Search:
 
     def _grow(self, plan: tuple[Trunk, ...], budget: float, power: float) -> tuple[tuple[Trunk, ...], float]:
         """Adds the move of most gain per FLOP^power while there is one; the plan and its log variance."""
-        left = budget - sum(trunk.flops(self.decay_share) for trunk in plan)
+        left = budget - sum(trunk.flops(self.decay_share, self.cost) for trunk in plan)
         design = self.design(plan)
         value = design.log_variance()
         while moves := [move for move in self._moves(plan) if move.flops <= left]:
@@ -165,7 +169,7 @@ class Search:
 
     def _move(self, trunk: Trunk, added: tuple[float, ...]) -> _Move:
         grown = trunk._replace(tokens=tuple(sorted((*trunk.tokens, *added))))
-        flops = grown.flops(self.decay_share) - trunk.flops(self.decay_share)
+        flops = grown.flops(self.decay_share, self.cost) - trunk.flops(self.decay_share, self.cost)
         return _Move(grown, flops, *self._told(trunk.n, added))
 
     def _told(self, n: float, tokens: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -176,7 +176,7 @@ def _variance(fit: fitting.Fit, to: Callable, name: str) -> tuple[float, float]:
 
     cluster_N = np.unique(fit.table.cluster, return_inverse=True)[1]
     clipped = dataclasses.replace(fit, residuals=np.clip(fit.residuals, -fit.delta, fit.delta))
-    pull_N = fit.weights * resampling.corrected_residuals(clipped, cluster_N)
+    pull_N = np.sqrt(fit.weights) * resampling.corrected_residuals(clipped, cluster_N)
     score_GP = np.stack([pull_N[cluster_N == g] @ jacobian_NP[cluster_N == g] for g in range(cluster_N.max() + 1)])
     sandwich_PP = inverse_PP @ (score_GP.T @ score_GP)[np.ix_(free_P, free_P)] @ inverse_PP
 

@@ -134,19 +134,20 @@ def number(value: Any, *, count: bool) -> float:
     return float(match[1].replace(",", "").replace("_", "")) * SUFFIXES[match[2].lower()]
 
 
-def positive(column: pd.Series, what: str, *, count: bool) -> tuple[np.ndarray, str]:
+def positive(column: pd.Series, what: str, *, count: bool, zero: bool = False) -> tuple[np.ndarray, str]:
     """A column's values, (rows,), and a word on how they were written, or "".
 
     Args:
         column: of numbers or text.
         what: how an error calls it.
         count: see `number`.
+        zero: whether a value may be 0.
 
     Raises:
         UserError: values that are not positive, finite numbers; their rows and the first of them named.
     """
     values = np.array([number(value, count=count) for value in column], float)
-    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    bad = np.flatnonzero(~(np.isfinite(values) & ((values >= 0) if zero else (values > 0))))
     if len(bad):
         first = column.iloc[bad[0]]
         shown = "empty" if first is None or first != first else repr(first) if isinstance(first, str) else f"{first:g}"

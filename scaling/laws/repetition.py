@@ -1,13 +1,15 @@
 """Training on repeated data: what epochs beyond the first, and parameters beyond the data's own optimum, are worth.
 
-The law, of which this is the plain specification and `forms.DATA_CONSTRAINED` what is fitted, is Chinchilla's with
-effective sizes in place of N and D. Of x = u (1 + R), the first u count in full, and what comes after with a value that
-decays by 1/e every r repetitions:
+The law is Chinchilla's with effective sizes in place of N and D. Of x = u (1 + R), the first u count in full, and what
+comes after with a value that decays by 1/e every r repetitions:
 
     x_eff = u + u r (1 - exp(-R / r)),    R = x / u - 1.
 
 For tokens u = U_D, the unique ones seen; for parameters u = U_N, the compute-optimal count for U_D tokens. The paper
 fits in two steps: the base law on runs of a single epoch, then r_N and r_D on all runs with the base held fixed.
+
+This is the plain specification that tests hold `forms.DATA_CONSTRAINED` (what is fitted) and `budget.Market` (what
+spends a budget) against.
 
 Source: Muennighoff et al. 2023 (arXiv 2305.16264), equations 5 to 7, 16 and 17.
 """
@@ -31,11 +33,6 @@ def effective(x: Any, unique: Any, r: Any) -> Any:
     """
     used = np.minimum(x, unique)
     return used * (1 - r * np.expm1(-(x / used - 1) / r))
-
-
-def marginal_value(epochs: Any, r_d: Any) -> Any:
-    """What one more token is worth after so many epochs, relative to a new one: exp(-(epochs - 1) / r_d)."""
-    return np.exp(-np.maximum(epochs - 1, 0) / r_d)
 
 
 def optimal_parameters(base: Params, d: Any) -> Any:

@@ -21,8 +21,10 @@ from scaling.laws.form import Form
 from scaling.laws.forms import CHINCHILLA
 
 LEAST_REPLICATES = 100  # the 5% tail of fewer holds fewer than five of them
+APPROACH_REPLICATES = 200  # of approaches 1 and 2, whose intervals take a fit of every slice
 ASSUMED_BYTES_PER_TOKEN = published.CHINCHILLA_CONVERGED.bytes_per_token
 NO_BUDGET = "this form says nothing on N and D: no budget can be allocated"
+TRAINING_ALONE = ", training alone"  # behind answers that leave out the tokens to be served
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Report:
         allocations: compute-optimal spending, one per budget; none where the form has no N and D.
         inference_tokens: that the budgets also pay for.
         comparisons: published laws at the same budgets.
-        approaches: Chinchilla's three, side by side; none where the form has no N and D.
+        fitted: Chinchilla's three approaches, to be asked at any budgets; None where the form has no N and D.
+        approaches: their answers at the budgets, side by side.
         sensitivity: the answer under every other convention of N and C that the file holds, this one first.
         bytes_per_token: of the table's tokens.
         conventions: what N, D, C, loss and bytes per token mean here, in words by name.
@@ -54,6 +57,7 @@ class Report:
     allocations: tuple[allocation.Allocation, ...]
     inference_tokens: float
     comparisons: tuple[published.Comparison, ...]
+    fitted: approaches.Fitted | None
     approaches: tuple[approaches.Approach, ...]
     sensitivity: tuple[conventions.Outcome, ...]
     bytes_per_token: float
@@ -97,8 +101,8 @@ def analyse(
         points: the table.
         form: the law's form.
         by: which held-out check is shown in detail; all are made.
-        budgets: FLOPs C = 6 N D to allocate; by default 1, 10 and 100 times the table's largest 6 N D.
-        inference_tokens: tokens to be served, at 2 N FLOPs each, that the budgets also pay for.
+        budgets: FLOPs to allocate, as the table counts them (`Table.cost`); by default 1, 10 and 100 times its largest.
+        inference_tokens: tokens to be served, each at a third of what training on it takes, that budgets also pay for.
         bytes_per_token: of the table's tokens; where not given, Chinchilla's is assumed and marked so.
         n_means: which parameters N counts, in words, where that is known.
         alternatives: other ways to count the same runs (`conventions.alternatives`).
@@ -131,6 +135,11 @@ def analyse(
     checks = holdout.all_holdouts(form, points, delta=delta, level=level, replicates=replicates, seed=seed)
     against_compute = _error_against_compute(form, points, by, delta, level, seed)
     announce("4 of 4: allocation, approaches and conventions")
+    side_by_side = (
+        approaches.fit(points, replicated, level=level, seed=seed, replicates=APPROACH_REPLICATES)
+        if has_sizes
+        else None
+    )
     return Report(
         fit=fitted,
         bootstrap=replicated,
@@ -143,10 +152,9 @@ def analyse(
         ),
         inference_tokens=inference_tokens,
         comparisons=tuple(published.compare(budgets, ratio)),
-        approaches=approaches.three_approaches(points, replicated, budgets, level=level, seed=seed, replicates=200)
-        if has_sizes
-        else (),
-        sensitivity=_sensitivity(alternatives, form, delta, level, seed) if has_sizes else (),
+        approaches=() if side_by_side is None else side_by_side.at(budgets),
+        fitted=side_by_side,
+        sensitivity=_sensitivity(alternatives, replicated, starts, seed) if has_sizes else (),
         bytes_per_token=ratio,
         conventions=_conventions(points, n_means) | {"bytes_per_token": f"{ratio:.3g} ({origin})"},
     )
@@ -180,12 +188,22 @@ def _error_against_compute(
 
 
 def _sensitivity(
-    alternatives: Sequence[conventions.Alternative], form: Form, delta: float, level: float, seed: int
+    alternatives: Sequence[conventions.Alternative], replicated: uncertainty.Bootstrap, starts: int, seed: int
 ) -> tuple[conventions.Outcome, ...]:
     """Nothing to compare where the file holds one convention."""
     if len(alternatives) < 2:
         return ()
-    return tuple(conventions.sensitivity(alternatives, form, delta=delta, level=level, seed=seed))
+    outcomes = conventions.sensitivity(
+        alternatives,
+        replicated.form,
+        known=replicated,
+        delta=replicated.fit.delta,
+        starts=starts,
+        replicates=len(replicated.theta),
+        level=replicated.level,
+        seed=seed,
+    )
+    return tuple(outcomes)
 
 
 def _conventions(points: table.Table, n_means: str) -> dict[str, str]:
@@ -195,4 +213,8 @@ def _conventions(points: table.Table, n_means: str) -> dict[str, str]:
         found["n"] = ", ".join(filter(None, (found.get("n", ""), n_means)))
     if not {"n", "d"} <= set(points.columns):
         return found
-    return found | {"budget": "C = 6 N D with this N, for the range of runs too, whatever the flops column counts"}
+    if points.counted is None:
+        return found | {"budget": "C = 6 N D with this N, for the range of runs too, whatever the flops column counts"}
+    counted = points.counted
+    how = f"a function of N and D within {counted.residual:.2%} of each run's own"
+    return found | {"budget": f"C as column {counted.name!r} counts it, for the range of runs too; {how}"}

@@ -48,7 +48,8 @@ def components(fit: fitting.Fit, cluster_N: np.ndarray, count: int, rng: np.rand
     weights covered 75 to 88% in a hundred of them.
     """
     points, clusters = len(fit.residuals), int(cluster_N.max()) + 1
-    parts = noise.NONE if points <= len(fit.theta) else noise.spread(fit.residuals, cluster_N, fit.jacobian)
+    residuals_N, jacobian_NP = fit.weighed
+    parts = noise.NONE if points <= len(fit.theta) else noise.spread(residuals_N, cluster_N, jacobian_NP)
     if parts is noise.NONE:
         shared = own = 0.0
         words = "none: as many parameters as points leave no residuals to tell errors by"
@@ -94,7 +95,7 @@ METHODS: dict[Method, Callable[[fitting.Fit, np.ndarray, int, np.random.Generato
 
 
 def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
-    """Residuals as each cluster would show them had it been left out of the fit, (N,).
+    """Residuals as each cluster would show them had it been left out of the fit, times the root of their weights, (N,).
 
     A fit with P parameters pulls its points towards itself, and most those of a cluster that it could not do
     without. To first order the residuals of a cluster left out are (I - H_gg)^-1 r_g, with the hat matrix
@@ -102,22 +103,25 @@ def corrected_residuals(fit: fitting.Fit, cluster_N: np.ndarray) -> np.ndarray:
     bootstrap methods for cluster-robust inference"). Where a cluster alone determines a direction (leverage 1) there
     is nothing to see: the factor ends at 1 / LEAST_FREEDOM.
     """
-    q_NP, _ = np.linalg.qr(fit.jacobian)
-    corrected_N = np.empty_like(fit.residuals)
+    residuals_N, jacobian_NP = fit.weighed
+    q_NP, _ = np.linalg.qr(jacobian_NP)
+    corrected_N = np.empty_like(residuals_N)
     for g in range(cluster_N.max() + 1):
         rows = cluster_N == g
         freedom, directions = np.linalg.eigh(np.eye(rows.sum()) - q_NP[rows] @ q_NP[rows].T)
-        residuals = directions.T @ fit.residuals[rows]
+        residuals = directions.T @ residuals_N[rows]
         corrected_N[rows] = directions @ (residuals / np.maximum(freedom, LEAST_FREEDOM))
     return corrected_N
 
 
 def _around(fit: fitting.Fit, error_RN: np.ndarray) -> Points:
+    """Losses around the law; errors are those of a point of weight 1."""
     data = fitting.as_points(fit.form, fit.table, fit.weights)
     return data._replace(
-        log_loss=data.log_loss - fit.residuals + error_RN, weight=np.broadcast_to(fit.weights, error_RN.shape)
+        log_loss=data.log_loss - fit.residuals + error_RN / np.sqrt(fit.weights),
+        weight=np.broadcast_to(fit.weights, error_RN.shape),
     )
 
 
 def _pool(fit: fitting.Fit) -> np.ndarray:
-    return intervals.scaled_residuals(fit.residuals, len(fit.theta))
+    return intervals.scaled_residuals(fit.weighed[0], len(fit.theta))

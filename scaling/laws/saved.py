@@ -13,12 +13,26 @@ from scipy import spatial
 from scaling.errors import UserError
 from scaling.laws import intervals
 from scaling.laws.allocation import INDICATIVE_BEYOND
+from scaling.laws.budget import SIX_ND, Cost
+from scaling.laws.counting import Counted
 from scaling.laws.form import Columns, Form
 from scaling.laws.forms import FORMS
 from scaling.laws.intervals import Interval
 from scaling.laws.uncertainty import INDICATIVE_BELOW, Bootstrap
 
-NAMES = {"n": "N", "d": "D", "budget": "C = 6 N D", "flops": "C"}
+NAMES = {"n": "N", "d": "D", "flops": "C"}
+NEEDED = (
+    "form",
+    "params",
+    "replicates",
+    "errors",
+    "range",
+    "level",
+    "bootstrap",
+    "certificate",
+    "bytes_per_token",
+    "conventions",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +59,15 @@ class SavedLaw:
         estimate: parameters of the fit by name.
         replicates: bootstrap replicates of every parameter, (R,) each.
         errors: log errors that a new run's is drawn from.
-        range: column -> (smallest, largest) fitted; "budget" is 6 N D.
+        range: column -> (smallest, largest) fitted; "budget" is in FLOPs as `cost` counts them.
         hull: corners (n, d) of the convex hull of the points in (log N, log D); empty where there is none.
         level: nominal coverage.
         clusters: that the bootstrap drew.
         freedom: degrees of freedom that they leave for their own variance.
         identified: whether the fit's certificate found every parameter determined.
         bytes_per_token: of the tokens that D counts.
+        conventions: what N, D, budgets, losses and bytes per token mean, in words by name.
+        counted: the FLOPs that budgets count; None for 6 N D.
     """
 
     form: Form
@@ -65,6 +81,8 @@ class SavedLaw:
     freedom: int
     identified: bool
     bytes_per_token: float
+    conventions: Mapping[str, str]
+    counted: Counted | None = None
 
     @property
     def indicative(self) -> bool:
@@ -77,8 +95,13 @@ class SavedLaw:
         return f", indicative ({self.clusters} clusters)" if self.indicative else ""
 
     @property
+    def cost(self) -> Cost:
+        """FLOPs per token, as budgets are counted."""
+        return SIX_ND if self.counted is None else self.counted.cost
+
+    @property
     def largest_budget(self) -> float:
-        """Largest 6 N D among the points fitted.
+        """Largest budget among the points fitted.
 
         Raises:
             UserError: they have no N and D.
@@ -127,7 +150,8 @@ class SavedLaw:
         """
         columns = self._checked(columns)
         if {"n", "d"} <= columns.keys() and "budget" not in columns:
-            columns["budget"] = 6 * columns["n"] * columns["d"]
+            columns["budget"] = self.cost.training(columns) * columns["d"]
+        names = NAMES | {"budget": f"C = {self.cost.name}"}
         found, furthest = [], 0.0
         for name in (name for name in columns if name in self.range):
             value, (low, high) = float(columns[name].item()), self.range[name]
@@ -135,7 +159,7 @@ class SavedLaw:
             if beyond > 0.005:  # 1%: sizes and token counts are rounded
                 side = "above" if value > high else "below"
                 found.append(
-                    f"{NAMES.get(name, name)} = {value:.3g} is {beyond:.2g} orders of magnitude {side} the points "
+                    f"{names.get(name, name)} = {value:.3g} is {beyond:.2g} orders of magnitude {side} the points "
                     f"fitted ({low:.3g} to {high:.3g})"
                 )
                 furthest = max(furthest, beyond)
@@ -168,7 +192,9 @@ def law_of(replicated: Bootstrap) -> dict[str, Any]:
     ranges = {name: [float(v.min()), float(v.max())] for name, v in fitted.table.columns.items()}
     if {"n", "d"} <= fitted.table.columns.keys():
         ranges["budget"] = [float(fitted.table.budgets.min()), float(fitted.table.budgets.max())]
+    counted = fitted.table.counted
     return {
+        "counted": None if counted is None else dataclasses.asdict(counted),
         "replicates": {name: values.tolist() for name, values in replicated.params.items()},
         "errors": replicated.errors.tolist(),
         "range": ranges,
@@ -189,15 +215,14 @@ def load(path: Path | str) -> SavedLaw:
         raise UserError(f"{path}: no such file; `windtunnel fit` writes one") from error
     except (ValueError, OSError) as error:  # not JSON, not UTF-8, or a folder
         raise UserError(f"{path} cannot be read as JSON ({error}): write it again with `windtunnel fit`") from error
-    needed = ("form", "params", "replicates", "errors", "range", "level", "bootstrap", "bytes_per_token")
-    missing = [key for key in needed if not isinstance(data, dict) or key not in data]
+    missing = [key for key in NEEDED if not isinstance(data, dict) or key not in data]
     if missing:
         raise UserError(f"{path} is no fit.json (without {', '.join(missing)}): write one with `windtunnel fit`")
     if data["form"] not in FORMS:
         raise UserError(f"{path} holds a law of form {data['form']!r}, known here: {', '.join(FORMS)}")
     try:
         return _from_json(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({_in_words(error)}): write it again with `windtunnel fit`") from error
 
 
@@ -208,6 +233,9 @@ def _from_json(data: dict[str, Any]) -> SavedLaw:
     lengths = {values.shape for values in replicates.values()}
     if len(lengths) != 1 or errors.ndim != 1 or not errors.size or not next(iter(lengths))[0]:
         raise ValueError("replicates or errors of unequal length, or none")
+    identified = data["certificate"]["identified"]
+    if not isinstance(identified, bool):
+        raise ValueError(f"certificate.identified is {identified}")
     return SavedLaw(
         form=form,
         estimate={name: float(data["params"][name]) for name in form.params},
@@ -218,9 +246,18 @@ def _from_json(data: dict[str, Any]) -> SavedLaw:
         level=float(data["level"]),
         clusters=int(data["bootstrap"]["clusters"]),
         freedom=int(data["bootstrap"]["freedom"]),
-        identified=bool(data.get("certificate", {}).get("identified", True)),
+        identified=identified,
         bytes_per_token=float(data["bytes_per_token"]),
+        conventions={str(role): str(words) for role, words in data["conventions"].items()},
+        counted=_counted(data.get("counted")),
     )
+
+
+def _counted(data: dict[str, Any] | None) -> Counted | None:
+    if data is None:
+        return None
+    c_0, c_1, c_2 = (float(value) for value in data["coefficients"])
+    return Counted(str(data["name"]), (c_0, c_1, c_2), float(data["smallest"]), float(data["residual"]))
 
 
 def _in_words(error: Exception) -> str:

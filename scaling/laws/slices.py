@@ -25,7 +25,7 @@ class Slice:
     """Losses at one budget.
 
     Attributes:
-        budget: C = 6 N D.
+        budget: C.
         n: sizes, (M,), ascending.
         weights: log losses of the slice from the table's, (M, points).
         row: the point, or the first point of the curve, that each size comes from, (M,): names its cluster.
@@ -84,15 +84,15 @@ def cut(points: Table, *, how: How = "auto", budgets: Sequence[float] = ()) -> S
         return Slices("grouped", groups, note)
     if how == "grouped":
         raise UserError(
-            f"{len(groups)} groups of at least {LEAST_SIZES} sizes whose budgets 6 N D agree to {TOLERANCE:.0%}; "
-            f"IsoFLOP slices need {frontier.LEAST_OPTIMA}: interpolate, or add runs at equal budgets"
+            f"{len(groups)} groups of at least {LEAST_SIZES} sizes whose budgets {points.cost.name} agree to "
+            f"{TOLERANCE:.0%}; IsoFLOP slices need {frontier.LEAST_OPTIMA}: interpolate, or add runs at equal budgets"
         )
     made = _interpolated(points, budgets)
     if len(made) < frontier.LEAST_OPTIMA:
         raise UserError(
             f"{len(made)} budgets at which {LEAST_SIZES} sizes (10% apart) have points on both sides, and budgets of "
-            f"points do not agree either: {frontier.LEAST_OPTIMA} IsoFLOP slices need sizes whose ranges of 6 N D "
-            "overlap"
+            f"points do not agree either: {frontier.LEAST_OPTIMA} IsoFLOP slices need sizes whose ranges of "
+            f"{points.cost.name} overlap"
         )
     fewest, most = (end(len(one.n) for one in made) for end in (min, max))
     note = (

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws import allocation
-from scaling.laws.budget import Market
+from scaling.laws.budget import SIX_ND, Cost, Market
+from scaling.laws.costs import spent
 from scaling.laws.design import Noise, Value, design_of, draw_laws, estimate_noise
 from scaling.laws.form import Form, Params
 from scaling.laws.intervals import Interval
@@ -23,6 +24,7 @@ SIZE_STEP = 1.5  # between candidate sizes
 SIZES_BEYOND, RATIOS_BEYOND = 4.0, 4.0  # candidates reach this far beyond the table's largest N and D/N
 RATIOS = 8  # candidate values of D/N
 SAME = 1.05  # what lies this near to the table's range lies within it
+OPTIONS = {"flops": "--at", "n": "--target-n", "d": "--target-d"}  # of the command line, for errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +44,21 @@ class Answer:
     value: Value
 
 
-def exponent(flops: float) -> Answer:
+def exponent(flops: float, cost: Cost = SIX_ND) -> Answer:
     """The exponent a of N_opt ~ C^a over the decade above a budget."""
     return Answer(
         "exponent",
         f"exponent a of N_opt ~ C^a from C = {flops:.2g}",
         "",
-        lambda form, params: allocation.local_exponent(Market(form), flops)(params),
+        lambda form, params: allocation.local_exponent(Market(form, cost), flops)(params),
     )
 
 
-def ratio(flops: float) -> Answer:
+def ratio(flops: float, cost: Cost = SIX_ND) -> Answer:
     """The compute-optimal log10 D/N at a budget."""
 
     def value(form: Form, params: Params) -> Any:
-        best = Market(form).optimum(params, flops)
+        best = Market(form, cost).optimum(params, flops)
         return np.log10(best["d"] / best["n"])
 
     return Answer("ratio", f"log10 of the optimal D/N at C = {flops:.2g}", "decades", value)
@@ -70,7 +72,9 @@ def loss(n: float, d: float) -> Answer:
     )
 
 
-def named(name: str, *, flops: float | None = None, n: float | None = None, d: float | None = None) -> Answer:
+def named(
+    name: str, *, flops: float | None = None, n: float | None = None, d: float | None = None, cost: Cost = SIX_ND
+) -> Answer:
     """An answer by its name: "exponent" or "ratio" at a budget, or "loss" at a size and token count.
 
     Raises:
@@ -81,9 +85,14 @@ def named(name: str, *, flops: float | None = None, n: float | None = None, d: f
         raise UserError(f"answer {name!r}: one of {', '.join(needed)}")
     for what, value in needed[name].items():
         if value is None or not 0 < value < np.inf:
-            raise UserError(f"answer {name!r} is asked at a {what}: {value} is no positive, finite number")
-    makers: dict[str, Callable[..., Answer]] = {"exponent": exponent, "ratio": ratio, "loss": loss}
-    return makers[name](**needed[name])
+            given = "not given" if value is None else f"{value:g}"
+            raise UserError(
+                f"answer {name!r} is asked at a {what}, a positive, finite number, here {given}: name it with "
+                f"{OPTIONS[what]}"
+            )
+    if name == "loss":
+        return loss(**needed[name])  # type: ignore[arg-type]
+    return {"exponent": exponent, "ratio": ratio}[name](flops, cost)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +172,7 @@ def suggest(
     Args:
         replicates: the bootstrapped fit of the points so far.
         answer: `exponent`, `ratio`, `loss`, or one of your own.
-        budget: FLOPs for new runs, 6 N D of a trunk.
+        budget: FLOPs for new runs, as the table counts them.
         decay_share: of a branch's tokens, all that a further branch of a trunk costs; 1 where every point is a run
             of its own from scratch, as under a cosine.
         noise: of the runs; from the residuals where not given.
@@ -198,6 +207,7 @@ def suggest(
         least=0.0 if ratios else float(known.columns["d"].min()) / SAME,
         decay_share=decay_share,
         most=most_runs,
+        cost=known.cost,
     )
     interval = Interval(*(float(end) for end in replicates.interval(answer.value(fit.form, replicates.params))))
     half_width = (interval.high - interval.low) / 2
@@ -220,23 +230,14 @@ def suggest(
     )
 
 
-def spent(points: Table, decay_share: float = DECAY_SHARE) -> float:
-    """FLOPs, 6 N D, that a table's points cost: of a cluster at one N, the trunk once and a decay per point."""
-    total = 0.0
-    for label in np.unique(points.cluster):
-        n, d = (points.columns[name][points.cluster == label] for name in ("n", "d"))
-        for size in np.unique(n):
-            total += Trunk(label, float(size), tokens=tuple(d[n == size])).flops(decay_share)
-    return total
-
-
 def _trunks(points: Table, decay_share: float) -> tuple[Trunk, ...]:
     """The table's trunks: clusters of several points at one N."""
     trunks = []
     for label in np.unique(points.cluster):
         n, d = (points.columns[name][points.cluster == label] for name in ("n", "d"))
         if decay_share < 1 and len(d) > 1 and np.ptp(n) == 0:
-            trained = (1 - decay_share) * float(d.max())
+            stable = points.columns.get("d_stable", (1 - decay_share) * points.columns["d"])
+            trained = float(stable[points.cluster == label].max())
             trunks.append(Trunk(str(label), float(n[0]), trained, tuple(float(x) for x in np.sort(d))))
     return tuple(trunks)
 
@@ -244,7 +245,8 @@ def _trunks(points: Table, decay_share: float) -> tuple[Trunk, ...]:
 def _sizes(points: Table, budget: float) -> tuple[float, ...]:
     """N from the table's smallest to 4 times its largest, as far as the budget reaches at the table's least D/N."""
     n, d = points.columns["n"], points.columns["d"]
-    affordable = np.sqrt(budget / (6 * np.min(d / n)))
+    per_product = points.cost.training({"n": n.max()}) / n.max()  # C / (N D) of the largest: 6 for 6 N D
+    affordable = np.sqrt(budget / (per_product * np.min(d / n)))
     top = min(SIZES_BEYOND * n.max(), max(affordable, n.min()))
     return tuple(np.geomspace(n.min(), top, 1 + int(np.ceil(np.log(top / n.min()) / np.log(SIZE_STEP)))).tolist())
 
@@ -266,7 +268,9 @@ def _in_order(search: Search, plan: Sequence[Trunk], known: Table, budget: float
     while alike:
         designs = {key: functools.reduce(search.grown, trunks, design) for key, trunks in alike.items()}
         values = {key: other.log_variance() for key, other in designs.items()}
-        costs = {key: sum(trunk.flops(search.decay_share) for trunk in trunks) for key, trunks in alike.items()}
+        costs = {
+            key: sum(trunk.flops(search.decay_share, search.cost) for trunk in trunks) for key, trunks in alike.items()
+        }
         now = design.log_variance()
         best = min(alike, key=lambda key: (values[key] - now) / costs[key])
         continues, n, tokens = best

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from scaling.errors import UserError
-from scaling.laws import plausibility, reading, roles
+from scaling.laws import counting, plausibility, reading, roles
+from scaling.laws.budget import SIX_ND, Cost
 from scaling.laws.forms import CHINCHILLA, Form
 
 Duplicates = Literal["refuse", "drop", "keep"]
@@ -36,10 +37,12 @@ class Table:
 
     Attributes:
         columns: name -> (points,) positive values: what the form reads, and of n (parameters), d (tokens) and flops
-            (of any convention) whatever the file has or they give each other by C = 6 N D.
+            (of any convention) whatever the file has or they give each other by C = 6 N D; d_stable where the file
+            has it, the tokens (from 0 on) up to where a branch leaves its trunk.
         loss: (points,) positive losses.
         cluster: (points,) labels: points of one cluster share a seed, so their errors move together.
         conventions: how each column came about, in words, by name.
+        counted: what the FLOPs count that budgets are counted in; None for 6 N D.
         digest: of the values, so that a fit names its data.
     """
 
@@ -47,18 +50,24 @@ class Table:
     loss: np.ndarray
     cluster: np.ndarray
     conventions: Mapping[str, str]
+    counted: counting.Counted | None = None
 
     def __len__(self) -> int:
         return len(self.loss)
 
     @property
+    def cost(self) -> Cost:
+        """FLOPs per token by N, as budgets are counted."""
+        return SIX_ND if self.counted is None else self.counted.cost
+
+    @property
     def budgets(self) -> np.ndarray:
-        """What every point cost, (points,): C = 6 N D, whatever the file's FLOPs count; those where N is unknown.
+        """What every point cost, (points,): 6 N D, or the FLOPs that were `counted`; those of the file without an N.
 
         Raises:
             UserError: neither is known.
         """
-        if {"n", "d"} <= set(self.columns):
+        if self.counted is None and {"n", "d"} <= set(self.columns):
             return np.asarray(6 * self.columns["n"] * self.columns["d"])
         if "flops" not in self.columns:
             raise UserError(f"what the runs cost cannot be told from {', '.join(self.columns)}: n and d, or flops")
@@ -75,14 +84,15 @@ class Table:
 
     @property
     def centre(self) -> dict[str, float]:
-        """Geometric mean of every column and of the loss: the origin of the fitting coordinates."""
-        means = {name: float(np.exp(np.log(values).mean())) for name, values in self.columns.items()}
+        """Geometric mean of every positive column and of the loss: the origin of the fitting coordinates."""
+        positive = {name: values for name, values in self.columns.items() if (values > 0).all()}
+        means = {name: float(np.exp(np.log(values).mean())) for name, values in positive.items()}
         return means | {"loss": float(np.exp(np.log(self.loss).mean()))}
 
     def select(self, keep: np.ndarray) -> "Table":
         """The points where `keep` is true."""
         columns = {name: values[keep] for name, values in self.columns.items()}
-        return Table(columns, self.loss[keep], self.cluster[keep], self.conventions)
+        return dataclasses.replace(self, columns=columns, loss=self.loss[keep], cluster=self.cluster[keep])
 
 
 def read_table(
@@ -99,8 +109,9 @@ def read_table(
     Args:
         path: the file, one row per point.
         form: the law that the points are for: its columns are read.
-        columns: column names by role: n, d, flops, loss, cluster and whatever else the form reads. A role without
-            one is guessed. COLUMN~REGEX takes a part of the values: "run~^([0-9.]+[MB])" reads N out of 190M-1xC.
+        columns: column names by role: n, d, flops, loss, cluster, d_stable and whatever else the form reads.
+            A role without one is guessed. COLUMN~REGEX takes a part of the values: "run~^([0-9.]+[MB])" reads N out of
+            190M-1xC. FLOPs that are asked for are what budgets count; those of a guessed column change nothing.
         where: keep rows for which this pandas expression holds, such as "loss < 4" or "tokens.notna()".
         units: what a role's values are multiplied by, such as {"n": 1e9} for billions; 1 says that they are meant
             as written, however odd they look.
@@ -136,8 +147,9 @@ def from_frame(
     frame = frame.rename(columns=str)
     if frame.empty or not frame.columns.is_unique:
         raise UserError("the table has no rows" if frame.empty else "the table has two columns of one name")
-    found = roles.find(frame, form, asked)
+    found, unread = roles.find(frame, form, asked)
     values, notes = roles.read(frame, form, found, units)
+    notes = unread | notes
     plausibility.check_units(values, frame, units)
     notes.setdefault("cluster", "no column: every point counts as independent")
     labels = _labels(frame, found["cluster"].column if "cluster" in found else "")
@@ -151,12 +163,15 @@ def from_frame(
     if repeated.any() and duplicates == "drop":
         values, labels = {name: column[~repeated] for name, column in values.items()}, labels[~repeated]
         notes["duplicates"] = f"{repeated.sum()} repeated rows dropped"
+    counted = None
+    if "flops" in asked and {"n", "d"} <= set(values):
+        counted = counting.count(asked["flops"], values["n"], values["d"], values["flops"])
     _derive(values, notes)
     loss = values.pop("loss")
     if "task_loss" not in form.columns:  # where a form turns that loss into another measure, anything goes
         remark = plausibility.remark_on_loss(found["loss"].column, loss, values)
         notes["loss"] = "; ".join(filter(None, (notes["loss"], remark)))
-    return Table(values, loss, labels, notes)
+    return Table(values, loss, labels, notes, counted)
 
 
 def check_identifiable(table: Table, form: Form) -> None:
@@ -212,16 +227,22 @@ def _labels(frame: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _derive(values: dict[str, np.ndarray], notes: dict[str, str]) -> None:
-    """Completes N, D and C = 6 N D where two of them are known."""
+    """Completes N, D and C = 6 N D where two of them are known; stable tokens have to be a part of D."""
+
+    def note(role: str, words: str) -> None:
+        notes[role] = "; ".join(filter(None, (notes.get(role), words)))
+
     if {"n", "d", "flops"} <= set(values):
-        remark = plausibility.remark_on_flops(values["n"], values["d"], values["flops"])
-        notes["flops"] = f"{notes['flops']}; {remark}"
+        note("flops", plausibility.remark_on_flops(values["n"], values["d"], values["flops"]))
     elif {"n", "flops"} <= set(values):
         values["d"] = values["flops"] / (6 * values["n"])
-        notes["d"] = "tokens derived as D = C / (6 N)"
+        note("d", "tokens derived as D = C / (6 N)")
     elif {"d", "flops"} <= set(values):
         values["n"] = values["flops"] / (6 * values["d"])
-        notes["n"] = "parameters derived as N = C / (6 D)"
+        note("n", "parameters derived as N = C / (6 D)")
     elif {"n", "d"} <= set(values):
         values["flops"] = 6 * values["n"] * values["d"]
-        notes["flops"] = "; ".join(filter(None, (notes.get("flops"), "derived as C = 6 N D")))
+        note("flops", "derived as C = 6 N D")
+    if "d_stable" in values and (not {"n", "d"} <= set(values) or (values["d_stable"] > 1.001 * values["d"]).any()):
+        del values["d_stable"]
+        note("d_stable", "not used: it is no part of the tokens of a model of known N")

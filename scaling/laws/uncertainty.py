@@ -8,6 +8,7 @@ import numpy as np
 
 from scaling.laws import certify, intervals, resampling, solver
 from scaling.laws import fit as fitting
+from scaling.laws.budget import Cost
 from scaling.laws.derivatives import Points
 from scaling.laws.form import Columns, Form
 from scaling.laws.intervals import Interval
@@ -97,8 +98,13 @@ class Bootstrap:
         return self.fit.certificate.identified
 
     @property
+    def cost(self) -> Cost:
+        """FLOPs per token, as the table's budgets are counted."""
+        return self.fit.table.cost
+
+    @property
     def largest_budget(self) -> float:
-        """Largest 6 N D among the points."""
+        """Largest budget among the points."""
         return float(self.fit.table.budgets.max())
 
     def interval(self, values_R: Any) -> Interval:

@@ -3,8 +3,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.plots import approaches as plots
+from analysis.plots import of_report
 from experiments.simulations import isoflop_bias
-from scaling.laws import approaches, envelope, fit, isoflop, published, table, uncertainty
+from scaling.laws import approaches, envelope, fit, isoflop, published, report, table, uncertainty
 from scaling.laws.forms import CHINCHILLA
 
 LAW = {"E": 1.8172, "A": 477.8, "B": 2143.4, "alpha": 0.3473, "beta": 0.3672}
@@ -80,6 +81,20 @@ def test_side_by_side_draws_answers_bands_and_the_published_line(points):
     labels = [text.get_text() for text in upper.get_legend().get_texts()]
     assert f"{approaches.ENVELOPE}: cannot run" in labels
     assert legend_is_beside_the_data(figure)
+
+
+def test_a_reports_figures_show_the_fits_behind_its_table(points):
+    """Slices and lines are those printed, not fitted anew under another seed or level; and approach 1 is drawn."""
+    found = report.analyse(points, budgets=(1e20, 1e22), level=0.8, seed=3, replicates=100, inference_tokens=1e9)
+    figures = of_report(found)
+    assert {"approaches", "envelope", "isoflop_slices"} <= figures.keys()
+    labels = [text.get_text() for text in figures["approaches"].axes[0].get_legend().get_texts()]
+    for row in found.approaches:
+        assert f"{row.name}\na = {row.a:.3f} [{row.a_interval.low:.3f}, {row.a_interval.high:.3f}]" in labels
+    assert figures["approaches"].axes[0].get_title(loc="left").endswith("on one table, training alone")
+    slices = [text.get_text() for text in figures["isoflop_slices"].axes[0].get_legend().get_texts()]
+    assert f"parabola\na = {found.approaches[1].a:.3f}" in slices
+    assert f"a = {found.approaches[0].a:.3f}" in figures["envelope"].axes[0].get_title(loc="left")
 
 
 def test_the_bias_figure_shows_published_values_on_our_curve():

@@ -1,11 +1,13 @@
+import dataclasses
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from analysis import show_law
-from scaling.laws import report
+from scaling.laws import conventions, counting, report
 from scaling.laws.forms import CHINCHILLA
 from scaling.laws.table import Table
 
@@ -51,6 +53,47 @@ def test_every_law_that_is_compared_says_whose_tokens_and_which_parameters_it_co
     assert "3.40 bytes per token" in lines["MiniCPM (average)"]
     assert "assumed to be meant at C = 1e21" in lines["MiniCPM (average)"]
     assert "N: non-embedding parameters" in lines["MiniCPM (average)"]
+
+
+def test_what_leaves_serving_out_says_so():
+    points = study([12e3, 24e3, 47e3, 95e3, 190e3])
+    columns = {"N": points.columns["n"], "N_total": points.columns["n"] + 4000.0, "D": points.columns["d"]}
+    frame = pd.DataFrame(columns | {"loss": points.loss, "trunk": points.cluster})
+    alternatives = conventions.alternatives(frame)
+    for tokens in (0.0, 1e9):
+        found = report.analyse(points, inference_tokens=tokens, alternatives=alternatives, replicates=100)
+        text = " ".join(printed(found).split())  # a title is as wide as its table
+        for where in ("(D/N in tokens", "C^a", "times the largest run (90% interval, indicative (5 clusters)"):
+            assert (f"{where}, training alone" in text) == (tokens > 0)
+
+
+def test_the_price_of_a_good_prediction_is_named_and_a_missing_line_is_not_silent():
+    found = report.analyse(study([12e3, 24e3, 47e3, 95e3, 190e3], noise=1e-4), replicates=100)
+    enough = found.error_against_compute.spent_for(0.01)
+    text = printed(found)
+    assert f"from {enough:.2g} on within 1%" in text
+    assert "by FLOPs fitted on (6 N D, every point in full): " in text
+    none = printed(dataclasses.replace(found, error_against_compute="every point shares a cluster with them"))
+    assert "error by compute: no check: every point shares a cluster with them" in none
+
+
+def test_the_count_of_flops_stands_beside_budgets():
+    points = study([12e3, 24e3, 47e3, 95e3, 190e3])
+    flops = points.budgets * (2 + 3 * (points.columns["n"] / 12e3) ** (-1 / 3))
+    counted = counting.count("C_counted", points.columns["n"], points.columns["d"], flops)
+    told = dataclasses.replace(points, columns=dict(points.columns) | {"flops": flops}, counted=counted)
+    plain, other = (report.analyse(table, replicates=100, budgets=(1e14,)) for table in (points, told))
+    assert "budget, 6 N D" in printed(plain)
+    assert "budget, C_counted" in printed(other)
+    assert "budget: C as column 'C_counted' counts it" in printed(other)
+    (here,) = other.allocations
+    assert counted.cost.training({"n": here.n}) * here.d == pytest.approx(1e14)
+    assert here.d < 0.7 * plain.allocations[0].d
+    parametric = other.approaches[-1]
+    assert parametric.at[0].n == pytest.approx(here.n, rel=1e-6)
+    assert parametric.at[0].d == pytest.approx(here.d, rel=1e-6)
+    assert parametric.b > 1 - parametric.a  # a token gets cheaper against 6 N as models grow
+    assert other.holdouts["largest_c"].heldout.budgets.min() > 0.9 * flops.max()
 
 
 def test_a_check_that_is_not_possible_is_said_to_be_missing():

@@ -161,6 +161,20 @@ def test_a_report_finds_the_planted_law_of_every_domain(store):
     assert "3.80" in largest  # epochs: 15,200 steps of 4,000 each
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_study_counts_its_budgets_as_it_declares(store):
+    """1e14 FLOPs of the declared convention, which here is 6 N^1.1 D."""
+    plan(store, law=LAW | {"flops": "6ND_attention"})
+    text = printed(store)
+    assert "budget: C as column 'C_6ND_attention' counts it" in text
+    data = json.loads((store.study_dir("planted") / "code" / "fit.json").read_text())
+    assert data["counted"]["name"] == "C_6ND_attention"
+    (row,) = data["allocation"]
+    assert 6 * row["n"] ** 1.1 * row["d"] == pytest.approx(1e14, rel=0.05)
+    assert data["sensitivity"][0]["name"] == "N = N, C = C_6ND_attention"
+    assert data["error_against_compute"]["counting"] == "C_6ND_attention, a trunk once and its branches on top"
+
+
 def test_curves_end_where_the_plan_does_and_begin_where_a_branch_does(store):
     entries = json.loads((store.study_dir("planted") / "plan.json").read_text())["entries"]
     trunk, branch = next(e for e in entries if e["label"] == "e"), next(e for e in entries if e["label"] == "e/15200")

@@ -1,5 +1,8 @@
 import dataclasses
+import inspect
+import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +107,17 @@ def test_studies_do_not_depend_on_how_they_are_shared_out(quickstart, monkeypatc
     ]
     assert row == {"design": "quickstart", "trunk_to_point": 3.0} | coverage.summarise(alone)
     assert row["method"] == "components"
+
+
+def test_the_command_in_the_docstring_makes_the_record():
+    """Seed and splits of the noise are those recorded; the table's name is all that is left to say."""
+    record = json.loads((Path(coverage.HERE).parents[1] / "analysis/results/coverage/coverage.json").read_text())
+    defaults = inspect.signature(coverage.main).parameters
+    assert f"--seed {record['seed']}`" in (coverage.__doc__ or "")
+    ratios = defaults["trunk_to_point"].default
+    assert [row["trunk_to_point"] for row in record["rows"]] == [*ratios, *ratios]
+    assert record["replicates"] == defaults["replicates"].default
+    assert {row["studies"] for row in record["rows"]} == {defaults["studies"].default}
 
 
 def test_missing_table_is_named(tmp_path):

@@ -58,7 +58,13 @@ def saved_json(path, form, params, ranges):
         "range": ranges,
         "level": 0.9,
         "bootstrap": {"clusters": 20, "freedom": 15},
+        "certificate": {"identified": True},
         "bytes_per_token": 4.0,
+        "conventions": {
+            "n": "column 'params'",
+            "budget": "C = 6 N D",
+            "bytes_per_token": "4 (assumed, as Chinchilla's)",
+        },
     }
     assert set(params) == set(FORMS[form].params)
     path.write_text(json.dumps(data))
@@ -128,6 +134,32 @@ def test_fit_refuses_an_output_folder_that_is_a_file_before_it_fits(windtunnel, 
     assert answer[1] == ""
 
 
+@pytest.mark.parametrize("words", [("predict", "--n", 1e8, "--d", 2e9), ("allocate", "--budget", 1e20)])
+def test_a_saved_law_says_what_its_numbers_count(windtunnel, law, words):
+    code, out, _ = windtunnel(words[0], law, *words[1:])
+    assert code == 0
+    assert "N: column 'params'; budget: C = 6 N D; bytes per token: 4 (assumed, as Chinchilla's)" in out
+
+
+def test_flops_named_by_hand_are_what_fit_and_allocate_count(windtunnel, tmp_path):
+    """C three times 6 N D moves no law and no split: a budget just buys a third. A guessed column changes nothing."""
+    frame = planted()
+    frame["flops"] = 18 * frame["n"] * frame["d"]
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    found = {}
+    for name, words in (("guessed", ()), ("named", ("--flops", "flops"))):
+        out_dir = tmp_path / name
+        _, out, _ = windtunnel("fit", tmp_path / "runs.csv", *QUICK, *words, "--budget", 3e21, "--out-dir", out_dir)
+        data = json.loads((out_dir / "fit.json").read_text())
+        found[name] = data["allocation"][0]["n"] * data["allocation"][0]["d"]
+        _, again, _ = windtunnel("allocate", out_dir / "fit.json", "--budget", 3e21)
+        assert f"{data['allocation'][0]['n'] / 1e9:.3g}B" in again
+        says = "C = 6 N D with this N" if name == "guessed" else "C as column 'flops' counts it"
+        assert f"budget: {says}" in out
+        assert f"budget: {says}" in again
+    assert found["named"] == pytest.approx(found["guessed"] / 3, rel=1e-6)
+
+
 def test_predict_warns_outside_the_points(windtunnel, law):
     code, out, _ = windtunnel("predict", law, "--n", 1e11, "--d", 2e11)
     assert code == 0
@@ -176,6 +208,7 @@ def test_allocate_reaches_a_loss_and_pays_for_serving(windtunnel, law):
         ((), "give either --budget, one or several in FLOPs, or --loss"),
         (("--budget", 0), "budget 0.0: FLOPs must be a positive, finite number"),
         (("--loss", -1), "loss -1: a positive, finite number to reach"),
+        (("--loss", 1000), "loss 1000: any run is below it, even one of 1.9e+06 FLOPs: ask for less than"),
         (("--budget", 1e22, "--column", "n=1e9"), "n: what a budget is spent on is the answer"),
     ],
 )
@@ -212,6 +245,8 @@ def test_suggest_writes_runs_within_the_budget(windtunnel, points, tmp_path):
         (("--budget", 1e20, "--seed", -1), "--seed -1: a whole number from 0 on"),
         (("--budget", 1e20, "--replicates", 5), "5 replicates: an interval's ends need at least 100"),
         (("--budget", 1e20, "--target-n", 7e9), "--target-n and --target-d are for --answer loss"),
+        (("--budget", 1e20, "--answer", "loss", "--at", 1e22), "--at 1e+22 is for --answer exponent and ratio"),
+        (("--budget", 1e20, "--answer", "loss", "--target-d", 1e9), "here not given: name it with --target-n"),
         (("--budget", 1e20, "--form", "compute"), "'compute' has columns flops: spending needs n and d"),
     ],
 )

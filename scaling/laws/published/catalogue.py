@@ -44,6 +44,7 @@ KAPLAN = Published(
     allocation=PowerLaw.through(PF_DAY, 1.3e9, 0.73),
     loss_of_flops=PowerLoss(3.1e8 * PF_DAY, 0.050, "FLOPs"),
 )
+# The limits of `KAPLAN_LOSS`, quoted for whoever compares: tests hold its constants against them.
 KAPLAN_LOSS_OF_N = PowerLoss(8.8e13, 0.076, "non-embedding parameters")  # unlimited data (table 5)
 KAPLAN_LOSS_OF_D = PowerLoss(5.4e13, 0.095, "tokens")  # large models, stopped early (table 5)
 

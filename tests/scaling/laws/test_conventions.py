@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.laws import conventions, embedding, fit, reading
+from scaling.laws import conventions, counting, embedding, fit, reading, uncertainty
+from scaling.laws.budget import Market
 from scaling.laws.forms import CHINCHILLA
 
 QUICKSTART = Path(__file__).parents[3] / "analysis" / "results" / "quickstart" / "points.csv"
@@ -67,8 +68,8 @@ def test_counted_flops_carry_over_to_a_larger_model(quickstart):
     columns = quickstart[2].table.columns
     n, flops = columns["n"], columns["flops"]
     known = n < n.max()
-    cost = conventions.fit_cost(n[known], columns["d"][known], flops[known])
-    predicted = cost.training({"n": n[~known]}) * columns["d"][~known]
+    counted = counting.count("C", n[known], columns["d"][known], flops[known])
+    predicted = counted.cost.training({"n": n[~known]}) * columns["d"][~known]
     assert predicted == pytest.approx(flops[~known], rel=0.01)
     assert np.all(np.abs(6 * n[~known] * columns["d"][~known] / flops[~known] - 1) > 0.2)  # what 6 N D is off by
 
@@ -107,6 +108,30 @@ def test_counting_every_flop_twice_moves_no_optimum():
     assert once.n_interval.low < once.n < once.n_interval.high
     assert once.a_interval.low < once.a < once.a_interval.high
     assert once.ratio == pytest.approx(once.d / once.n)
+
+
+def test_the_asked_count_of_flops_comes_first(quickstart):
+    frame = reading.read_frame(QUICKSTART)
+    found = conventions.alternatives(frame, columns=COLUMNS | {"flops": "C_counted"})
+    assert [row.name for row in found[:2]] == ["N = N, C = C_counted", "N = N, C = 6 N D"]
+    assert {row.name for row in found} == {row.name for row in quickstart}
+    assert found[0].table.budgets == pytest.approx(frame["C_counted"].to_numpy())
+    assert found[1].table.counted is None
+
+
+def test_the_reports_own_table_is_not_fitted_again():
+    """Its intervals are those of the law's table, to the last digit, for every C of that N."""
+    frame = planted(1e7, 1e9)
+    frame["loss"] *= np.exp(np.random.default_rng(0).normal(0, 3e-3, len(frame)))
+    found = conventions.alternatives(frame)
+    known = uncertainty.bootstrap(fit.fit(CHINCHILLA, found[0].table), replicates=150)
+    own, other = conventions.sensitivity(found, known=known, replicates=100, times_largest=10)
+    market = Market(CHINCHILLA)
+    n_R = market.optimum(known.params, own.flops)["n"]
+    assert own.n_interval == known.interval(n_R)
+    again = conventions.sensitivity(found, replicates=100, times_largest=10)
+    assert again[1] == other
+    assert again[0].n_interval != own.n_interval
 
 
 def test_every_convention_is_fitted_with_the_threshold_of_the_report():

@@ -46,6 +46,23 @@ def test_noise_does_not_flatten_the_line():
     assert np.std(a) / np.sqrt(40) < 0.01
 
 
+def test_trunks_are_not_taken_for_training_curves():
+    """Not for their seeds, branched alike, nor for one of them that went on; and points of no cluster are no curves."""
+    once, seeds = ladder(), ladder(0.003)
+    assert envelope.curves_of(once) == "size"
+    both = dataclasses.replace(
+        once,
+        columns={name: np.tile(values, 2) for name, values in once.columns.items()},
+        loss=np.concatenate([once.loss, seeds.loss]),
+        cluster=np.concatenate([once.cluster, np.char.add("s", once.cluster.astype(str))]),
+    )
+    assert envelope.curves_of(both) == "size"
+    longer = both.columns["d"] * np.where(np.arange(192) == 191, 2.0, 1.0)
+    assert envelope.curves_of(dataclasses.replace(both, columns=both.columns | {"d": longer})) == "size"
+    alone = dataclasses.replace(both, cluster=np.arange(192).astype(str))
+    assert envelope.curves_of(alone) == "size"
+
+
 def test_what_is_left_out_is_counted():
     found = envelope.fit(ladder(), replicates=1)
     assert len(found.budgets) + found.alone + found.edge == envelope.BUDGETS
@@ -65,7 +82,8 @@ def test_training_curves_of_several_horizons():
             for p in np.geomspace(0.05, 1, 40)]  # fmt: skip
     run, n, horizon, progress = np.array(rows).T
     points = make(n, n * horizon * progress, run, 1 + 0.03 * (1 - progress))
-    found = envelope.fit(points, of="run", replicates=10)
+    found = envelope.fit(points, replicates=10)
+    assert found.of == "run"
     assert found.line.a == pytest.approx(A, abs=0.03)
     assert found.line.n(1e21) == pytest.approx(n_opt(1e21), rel=0.25)
     per_size = envelope.fit(points, of="size", replicates=1)  # averages horizons: lies above the envelope of runs

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.laws import certify, fit, holdout, published, solver
+from scaling.errors import UserError
+from scaling.laws import certify, fit, holdout, published, resampling, solver, uncertainty
 from scaling.laws.forms import CHINCHILLA
 from scaling.laws.table import Table
 
@@ -170,8 +171,95 @@ def test_certificate_names_a_vanished_term():
     noise = np.random.default_rng(0).normal(0, 1e-4, len(n))
     points = Table({"n": n, "d": d, "flops": 6 * n * d}, (1.5 + 40 * n**-0.3) * np.exp(noise), np.arange(30), {})
     evidence = fit.fit(CHINCHILLA, points).certificate
-    assert evidence.findings
-    assert any(finding.startswith(("B", "beta")) or "B" in finding for finding in evidence.findings)
+    assert "B" in evidence.at_bounds
+    assert "B ran to the edge of its range: the data show no sign of its term" in evidence.findings
+
+
+def test_a_term_that_outgrows_its_range_is_not_called_absent():
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 5)))
+    tiny = Table({"n": n, "d": d, "flops": 6 * n * d}, 1e-6 * (1.5 + 40 * n**-0.3 + 400 * d**-0.3), np.arange(30), {})
+    centre, form = tiny.centre, CHINCHILLA
+    low_P, high_P = solver.box(form)
+    theta_P = np.where(np.arange(5) == 2, high_P, (low_P + high_P) / 2)
+    evidence = {"residuals": np.ones(30), "jacobian": np.eye(30, 5), "gradient": np.zeros(5), "hessian": np.eye(5)}
+    found = certify.certify(form, centre, theta_P[None], np.ones(1), evidence, (low_P, high_P))
+    assert found.at_bounds == ("B",)
+    assert found.findings[0].startswith("B ran to the edge of its range (")
+    assert found.findings[0].endswith("the data do not determine it")
+
+
+def test_a_descent_that_stops_early_is_found_out(ladder, monkeypatch):
+    """A few steps of each leg, and no stragglers' leg to speak of, end on a slope."""
+    points = ladder(point_noise=2e-3, trunk_noise=2e-3)
+    whole = fit.fit(CHINCHILLA, points).certificate
+    assert not whole.findings
+    last = solver.STRAGGLERS[-1]._replace(iterations=1)  # looks where it stands
+    monkeypatch.setattr(solver, "STRAGGLERS", (*solver.STRAGGLERS[:-1], last))
+    monkeypatch.setattr(solver, "DESCENT", tuple(stage._replace(iterations=3) for stage in solver.DESCENT))
+    stopped = fit.fit(CHINCHILLA, points)
+    assert stopped.certificate.fall > certify.SAME_OPTIMUM * stopped.objective
+    said = " ".join(stopped.certificate.findings)
+    assert "the descent stopped before the minimum" in said or "not a minimum" in said
+
+
+@pytest.mark.parametrize(
+    ("gradient", "curvature", "sentence"),
+    [
+        (np.zeros(5), 1.0, ""),
+        (np.array([0.0, 1e-5, 0, 0, 0]), 1.0, ""),  # a step would gain 5e-11 of an objective of 1
+        (np.array([0.0, 1e-3, 0, 0, 0]), 1.0, "the descent stopped before the minimum: fit again with more starts"),
+        (np.zeros(5), -1.0, "not a minimum: the objective still falls along A; fit again with more starts"),
+        (np.zeros(5), -1e-12, ""),  # rounding
+    ],
+)
+def test_a_certificate_judges_the_point_that_it_is_of(gradient, curvature, sentence):
+    hessian = np.diag([1.0, curvature, 1.0, 1.0, 1.0])
+    evidence = {"residuals": np.ones(9), "jacobian": np.eye(9, 5), "gradient": gradient, "hessian": hessian}
+    centre, box = {"n": 1.0, "d": 1.0, "loss": 1.0}, (-9 * np.ones(5), 9 * np.ones(5))
+    found = certify.certify(CHINCHILLA, centre, np.ones((4, 5)), np.ones(4), evidence, box)
+    said = [finding for finding in found.findings if "fit again" in finding]
+    assert said == ([sentence] if sentence else [])
+
+
+def test_one_start_alone_is_no_search(ladder):
+    assert any("a single start" in line for line in fit.fit(CHINCHILLA, ladder(), starts=1).certificate.findings)
+
+
+def test_a_point_of_no_weight_is_as_if_it_were_not_there(ladder):
+    """Down to certificate and intervals, whatever its loss."""
+    points = ladder(point_noise=3e-3, trunk_noise=2e-3)
+    keep = np.arange(len(points)) % 5 != 2
+    worse = Table(points.columns, np.where(keep, points.loss, 2 * points.loss), points.cluster, {})
+    weighted, without = fit.fit(CHINCHILLA, worse, weights=keep.astype(float)), fit.fit(CHINCHILLA, points.select(keep))
+    assert weighted.params == without.params
+    assert weighted.certificate == without.certificate
+    intervals = [uncertainty.bootstrap(f, replicates=100, audit_share=0).param_intervals() for f in (weighted, without)]
+    assert intervals[0] == intervals[1]
+    with pytest.raises(UserError, match="all 24 weights are 0"):
+        fit.fit(CHINCHILLA, points, weights=np.zeros(len(points)))
+
+
+def test_one_weight_for_all_changes_nothing_but_the_objective(ladder):
+    points = ladder(point_noise=3e-3, trunk_noise=2e-3)
+    plain, quarter = (fit.fit(CHINCHILLA, points, weights=np.full(len(points), w)) for w in (1.0, 0.25))
+    assert quarter.objective == pytest.approx(plain.objective / 4)
+    assert quarter.certificate.standard_errors == pytest.approx(dict(plain.certificate.standard_errors), rel=1e-4)
+    intervals = [uncertainty.bootstrap(f, replicates=100, audit_share=0).param_intervals() for f in (plain, quarter)]
+    for name, ends in intervals[0].items():
+        assert intervals[1][name] == pytest.approx(ends, rel=1e-3)
+
+
+def test_an_error_is_drawn_as_large_as_its_weight_says(ladder):
+    """Points at a quarter of the weight have twice the error: replicates spread so, and the fit knows the noise."""
+    points = ladder(sizes=(12e3, 24e3, 47e3, 95e3, 190e3) * 6)
+    weight = np.where(np.arange(len(points)) % 2, 1.0, 0.25)
+    noise = np.random.default_rng(0).normal(0, 2e-3, len(points)) / np.sqrt(weight)
+    noisy = Table(points.columns, points.loss * np.exp(noise), np.arange(len(points)).astype(str), {})
+    found = fit.fit(CHINCHILLA, noisy, weights=weight)
+    drawn = resampling.components(found, np.arange(len(noisy)), 400, np.random.default_rng(1)).data.log_loss
+    spread = drawn.std(0)
+    assert spread[weight < 1].mean() == pytest.approx(4e-3, rel=0.15)
+    assert spread[weight == 1].mean() == pytest.approx(2e-3, rel=0.15)
 
 
 def test_second_basin_is_reported():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from scaling.errors import UserError
+from scaling.laws import counting
 from scaling.laws.forms import CHINCHILLA
 from scaling.laws.holdout import Holdout, all_holdouts, error_against_compute, holdout
 from scaling.laws.table import Table
@@ -16,6 +17,16 @@ def test_an_exact_law_predicts_what_was_left_out(ladder, by, column):
     assert held.heldout.columns[column].min() > held.fit.table.columns[column].max()
     assert len(held.heldout) + len(held.fit.table) == len(points)
     assert held.mean_error < 1e-6
+
+
+def test_the_largest_budget_is_counted_like_every_other(ladder):
+    """By 6 N D whatever a column of FLOPs says, unless that is what budgets count."""
+    points = ladder(point_noise=1e-3)
+    odd = dataclasses.replace(points, columns=points.columns | {"flops": points.budgets[::-1]})  # a stranger's column
+    held = holdout(CHINCHILLA, odd, "largest_c", replicates=20)
+    assert held.heldout.columns["n"].tolist() == [190e3]
+    asked = dataclasses.replace(odd, counted=counting.Counted("flops", (0.0, 0.0, 0.0), 12e3))
+    assert holdout(CHINCHILLA, asked, "largest_c", replicates=20).heldout.columns["n"].tolist() == [24e3]
 
 
 def test_what_is_held_out_does_not_touch_the_prediction(ladder):

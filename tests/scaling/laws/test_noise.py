@@ -83,6 +83,37 @@ def test_components_allow_for_what_a_design_takes_up():
     assert np.mean(found, 0) == pytest.approx([4, 1, 5], rel=0.08)
 
 
+def test_independent_points_give_the_textbook_test_of_lack_of_fit():
+    """F = ((SS_res - SS_pure) / (df_res - df_pure)) / (SS_pure / df_pure), by least squares in logs."""
+    rng = np.random.default_rng(0)
+    n, d = (np.repeat(g.ravel(), 2) for g in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 4)))
+    law = {"E": 1.8, "A": 400.0, "B": 2000.0, "alpha": 0.35, "beta": 0.36}
+    noise_N = rng.normal(0, 3e-3, 40) + 4e-3 * (np.isclose(n, 1e8) & (d < 1e10))  # and something that no law follows
+    loss = CHINCHILLA.predict(law, {"n": n, "d": d}) * np.exp(noise_N)
+    points = Table({"n": n, "d": d, "flops": 6 * n * d}, loss, np.arange(40).astype(str), {})
+    fitted = fit.fit(CHINCHILLA, points, delta=1.0)  # least squares
+    pairs = np.log(loss).reshape(20, 2)
+    pure = float(np.sum((pairs - pairs.mean(1, keepdims=True)) ** 2))
+    f = ((fitted.residuals @ fitted.residuals - pure) / (35 - 20)) / (pure / 20)
+    found = noise.lack_of_fit(fitted)
+    assert (found.misses.freedom, found.floor.spread.freedom) == (pytest.approx(15), pytest.approx(20))
+    assert found.ratio**2 == pytest.approx(f, rel=1e-6)
+    low, high = found.interval()
+    assert (low, high) == pytest.approx(tuple(np.sqrt(f / stats.f.ppf([0.95, 0.05], 15, 20))), rel=1e-6)
+
+
+def test_a_right_law_is_found_to_miss_as_often_as_the_level_says(ladder):
+    """Were the differences between repeats in the law's misses too, hardly any ratio would stand out."""
+    low, high = [], []
+    for seed in range(200):
+        points = ladder(sizes=REPEATED, trunk_noise=2e-3, point_noise=1e-3, seed=seed)
+        ends = noise.lack_of_fit(fit.fit(CHINCHILLA, points, delta=1.0, starts=8)).interval()
+        low.append(ends.low > 1)
+        high.append(ends.high < 1)
+    assert np.mean(low) == pytest.approx(0.05, abs=0.05)
+    assert np.mean(high) == pytest.approx(0.05, abs=0.05)
+
+
 def test_a_law_that_misses_says_by_how_much(ladder):
     points = ladder(sizes=REPEATED, point_noise=1e-3)
     right = noise.lack_of_fit(fit.fit(CHINCHILLA, points))

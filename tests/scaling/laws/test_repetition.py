@@ -52,8 +52,6 @@ def test_four_epochs_are_nearly_as_good_as_new_data():
     worth = repetition.effective(np.array([2.0, 4.0, 16.0, 44.0]), 1.0, PARAMS["r_d"])
     assert worth[1] / 4 > 0.93  # of four epochs' tokens
     assert worth[3] / 44 < 0.36
-    # One more token is worth 1/e of a new one after 1 + r_d epochs.
-    assert repetition.marginal_value(1 + PARAMS["r_d"], PARAMS["r_d"]) == pytest.approx(np.exp(-1))
 
 
 @given(st.floats(1, 200), st.floats(1e6, 1e13), st.floats(0.5, 100))
@@ -61,11 +59,11 @@ def test_repeated_tokens_are_worth_less_each_time(epochs, unique, r):
     worth = repetition.effective(epochs * unique, unique, r)
     assert unique * (1 - 1e-9) <= worth <= min(epochs, 1 + r) * unique * (1 + 1e-9)
     assert repetition.effective(unique / 3, unique, r) == pytest.approx(unique / 3)
-    # The marginal value is the derivative of the worth.
+    # One more token is worth 1/e of a new one after every r epochs.
     step = 1e-4 * unique
     more, less = (repetition.effective(epochs * unique + s, unique, r) for s in (step, -step))
     if epochs > 1.001:
-        slope = repetition.marginal_value(epochs, r)
+        slope = np.exp(-(epochs - 1) / r)
         assert (more - less) / (2 * step) == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 

@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from scaling.errors import UserError
-from scaling.laws import report, report_json
+from scaling.laws import conventions, report, report_json
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,23 @@ def test_json_says_what_the_report_says(found, tmp_path):
     assert counted["Chinchilla (our refit)"] == "all parameters"
     assert counted["MiniCPM (average)"] == "non-embedding parameters"
     assert [p.name for p in tmp_path.iterdir()] == ["fit.json"]
+
+
+def test_one_quantity_has_one_interval(ladder):
+    """The row of the report's own convention is its own fit at its own level, not another bootstrap of it."""
+    points = ladder(point_noise=2e-3)
+    frame = pd.DataFrame({"N": points.columns["n"], "N_total": points.columns["n"] + 4000.0, "D": points.columns["d"]})
+    frame = frame.assign(loss=points.loss, trunk=points.cluster)
+    alternatives = conventions.alternatives(frame)
+    found = report.analyse(alternatives[0].table, alternatives=alternatives, replicates=120, level=0.8, seed=5)
+    own, other = found.sensitivity
+    budget = 10 * points.budgets.max()
+    assert own.flops == pytest.approx(budget)
+    at = found.allocations[1]
+    assert at.flops == pytest.approx(budget)
+    assert tuple(own.ratio_interval) == pytest.approx(tuple(at.ratio_interval), rel=1e-12)
+    assert own.level == other.level == found.bootstrap.label
+    assert own.params == found.fit.params
 
 
 def test_a_report_without_a_possible_holdout_says_why(ladder):

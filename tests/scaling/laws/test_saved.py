@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scaling.errors import UserError
-from scaling.laws import fit, intervals, saved, uncertainty
+from scaling.laws import allocation, counting, fit, intervals, saved, uncertainty
 from scaling.laws.forms import CHINCHILLA, FORMS
 
 
@@ -25,6 +25,7 @@ def written(replicated) -> dict:
         "bootstrap": {"clusters": 6, "freedom": 3},
         "certificate": {"identified": True},
         "bytes_per_token": 1.0,
+        "conventions": {"n": "column 'N'", "budget": "C = 6 N D with this N"},
     }
     return json.loads(json.dumps(data | saved.law_of(replicated)))
 
@@ -130,6 +131,11 @@ def test_foreign_files_are_named(tmp_path, text, problem):
         ({"replicates": {name: [1.0] * (1 + (name == "A")) for name in CHINCHILLA.params}}, "of unequal length"),
         ({"range": {"n": [1, 2, 3]}}, "damaged \\(too many values"),
         ({"bootstrap": None}, "damaged"),
+        ({"certificate": None}, "damaged"),
+        ({"certificate": {}}, "damaged \\('identified' is missing\\)"),
+        ({"certificate": {"identified": None}}, "damaged \\(certificate.identified is None\\)"),
+        ({"conventions": []}, "damaged"),
+        ({"counted": {"name": "C_counted"}}, "damaged \\('coefficients' is missing\\)"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, written, change, problem):
@@ -137,6 +143,34 @@ def test_damaged_files_are_named(tmp_path, written, change, problem):
     path.write_text(json.dumps(written | change))
     with pytest.raises(UserError, match=problem):
         saved.load(path)
+
+
+def test_a_law_that_certifies_nothing_is_not_taken_for_identified(tmp_path, written):
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps({key: value for key, value in written.items() if key != "certificate"}))
+    with pytest.raises(UserError, match=r"is no fit.json \(without certificate\)"):
+        saved.load(path)
+    path.write_text(json.dumps(written | {"certificate": {"identified": False}}))
+    assert not saved.load(path).identified
+
+
+def test_a_law_keeps_what_its_budgets_count(tmp_path, written, replicated):
+    table = replicated.fit.table
+    flops = table.budgets * (1 + 3 * (table.columns["n"] / 12e3) ** (-1 / 3))
+    counted = counting.count("C_counted", table.columns["n"], table.columns["d"], flops)
+    columns = dict(table.columns) | {"flops": flops}
+    told = dataclasses.replace(table, columns=columns, counted=counted)
+    other = dataclasses.replace(replicated, fit=dataclasses.replace(replicated.fit, table=told))
+    (tmp_path / "fit.json").write_text(json.dumps(written | saved.law_of(other)))
+    law = saved.load(tmp_path / "fit.json")
+    assert law.largest_budget == pytest.approx(flops.max())
+    here, there = (allocation.allocate(one, 1e14, 1.0) for one in (other, law))
+    assert there.n == pytest.approx(here.n, rel=1e-9)
+    assert there.ratio_interval == pytest.approx(here.ratio_interval, rel=1e-6)
+    assert law.cost.training({"n": there.n}) * there.d == pytest.approx(1e14)
+    assert there.d < 0.8 * allocation.allocate(replicated, 1e14, 1.0).d  # a token takes more than 6 N here
+    line = law.outside({"n": 190e3, "d": 190e5})[-1]
+    assert line.startswith("C = C_counted = ")
 
 
 def test_a_file_that_is_not_there(tmp_path):

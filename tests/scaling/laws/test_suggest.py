@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scaling.errors import UserError
-from scaling.laws import design, fit, forms, planning, suggest, uncertainty
+from scaling.laws import costs, counting, design, fit, forms, planning, suggest, uncertainty
 from scaling.laws.forms import CHINCHILLA
 from scaling.laws.planning import Search, Trunk
 
@@ -101,6 +101,22 @@ def test_a_further_branch_costs_its_decay():
     assert trunk.flops(1.0) == pytest.approx(6e6 * 140e6)
 
 
+def test_stable_tokens_say_what_a_table_cost_and_how_far_its_trunks_are(ladder):
+    """One rule for `suggest` and the held-out check: what the table says goes before an assumed share."""
+    points = ladder()
+    n, d = points.columns["n"], points.columns["d"]
+    assert costs.spent(points) == pytest.approx(points.budgets.sum())
+    assumed = sum(Trunk("", size, tokens=tuple(size * np.array([20, 40, 60, 80]))).flops(0.1) for size in n[::4])
+    assert costs.spent(points, 0.1) == pytest.approx(assumed)
+    told = dataclasses.replace(points, columns=dict(points.columns) | {"d_stable": 0.5 * d})
+    for share in (None, 0.1):
+        assert costs.spent(told, share) == pytest.approx(np.sum(6 * n[::4] ** 2 * (0.5 * 80 + 0.5 * 200)))
+    (trunk, *_) = suggest._trunks(told, 0.1)
+    assert trunk.trained == pytest.approx(0.5 * 80 * trunk.n)
+    alone = dataclasses.replace(points, columns=dict(points.columns) | {"d_stable": 0 * d})
+    assert costs.spent(alone) == pytest.approx(points.budgets.sum())
+
+
 def test_a_small_plan_is_nearly_the_best_of_all(replicated, laws):
     sizes, ratios, budget = (12e3, 50e3, 100e3), (20.0, 80.0, 320.0), 2e13
     search = Search(design.design_of(replicated.fit, laws), (), sizes, ratios, 0.0, 0.1, most=2)
@@ -126,7 +142,7 @@ def test_exchanges_improve_on_what_greed_leaves(replicated, laws, monkeypatch):
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_runs_stay_in_the_budget_and_beat_repetition(replicated, name):
-    cost = suggest.spent(replicated.fit.table)
+    cost = costs.spent(replicated.fit.table, suggest.DECAY_SHARE)
     found = suggest.suggest(replicated, ANSWERS[name], cost)
     assert sum(run.flops for run in found.runs) <= cost
     assert found.runs[-1].spent == pytest.approx(sum(run.flops for run in found.runs))
@@ -136,6 +152,23 @@ def test_runs_stay_in_the_budget_and_beat_repetition(replicated, name):
     assert found.runs[-1].half_width < found.repeat_half_width
     low, high = found.interval
     assert found.half_width == pytest.approx((high - low) / 2)
+
+
+def test_runs_are_paid_for_in_the_tables_own_count(ladder):
+    """Were every FLOP counted three times, three times the budget would buy the same runs for the same answer."""
+    points = ladder(trunk_noise=3e-3, point_noise=2e-3)
+    thrice = dataclasses.replace(points, counted=counting.Counted("C", (np.log(3), 0.0, 0.0), 12e3))
+    thrice = dataclasses.replace(thrice, columns=dict(points.columns) | {"flops": 3 * points.budgets})
+    found = []
+    for table, times in ((points, 1), (thrice, 3)):
+        replicates = uncertainty.bootstrap(fit.fit(CHINCHILLA, table), replicates=100, audit_share=0)
+        answer = suggest.named("ratio", flops=times * 1e13, cost=table.cost)
+        found.append(suggest.suggest(replicates, answer, times * 1e13, most_runs=4))
+    once, counted = found
+    assert counted.value == pytest.approx(once.value, abs=1e-5)
+    assert counted.repeat_half_width == pytest.approx(once.repeat_half_width, rel=1e-3)
+    assert [run.flops / 3 for run in counted.runs] == pytest.approx([run.flops for run in once.runs])
+    assert [run.n for run in counted.runs] == pytest.approx([run.n for run in once.runs])
 
 
 def test_widths_follow_the_variance_of_all_runs_made(replicated):
@@ -229,7 +262,7 @@ def test_answers_have_names():
         assert float(answer.value(CHINCHILLA, params)) == pytest.approx(values[name])
     with pytest.raises(UserError, match="answer 'width': one of exponent, ratio, loss"):
         suggest.named("width")
-    with pytest.raises(UserError, match="answer 'loss' is asked at a d: None is no positive"):
+    with pytest.raises(UserError, match="asked at a d, a positive, finite number, here not given: name it with"):
         suggest.named("loss", n=1e9)
 
 

@@ -85,6 +85,73 @@ def test_the_columns_not_taken_are_named(frame):
     assert points.conventions["n"] == "column 'Model Size' (guessed, not 'total_params')"
 
 
+@pytest.mark.parametrize(
+    ("columns", "chosen"),
+    [
+        ({"name": "shared", "run_id": "own"}, "name"),
+        ({"name": "own", "run_id": "shared"}, "run_id"),
+        ({"name": "own", "run_id": "own"}, "name"),  # whichever: every point is its own
+        ({"run": "shared", "experiment_name": "one"}, "run"),
+        ({"run": "shared", "run_id": "same"}, "run"),  # the same groups under other names
+    ],
+)
+def test_of_several_names_of_a_run_the_one_that_groups_rows_is_the_cluster(frame, columns, chosen):
+    values = {
+        "own": [f"r{i}" for i in range(9)],
+        "shared": list("aaabbbccc"),
+        "same": list("xxxyyyzzz"),
+        "one": ["study"] * 9,
+    }
+    points = table.from_frame(frame.assign(**{name: values[kind] for name, kind in columns.items()}))
+    assert points.cluster.tolist() == values[columns[chosen]]
+    (other,) = set(columns) - {chosen}
+    assert points.conventions["cluster"] == f"column {chosen!r} (guessed, not {other!r})"
+
+
+def test_names_that_group_rows_differently_are_asked_about(frame):
+    both = frame.assign(run=list("aaabbbccc"), experiment_name=list("abcabcabc"))
+    text = error_of(table.from_frame, both)
+    assert "columns 'run', 'experiment_name' could all be the trunk (or seed) of a point: choose with --cluster" in text
+    assert table.from_frame(both, columns={"cluster": "run"}).cluster.tolist() == list("aaabbbccc")
+
+
+def test_a_count_that_is_not_read_for_its_ambiguity_says_so(frame):
+    flops = 6 * frame["Model Size"] * frame["Tokens"]
+    points = table.from_frame(frame.assign(flops=flops, total_flops=2 * flops))
+    assert points.columns["flops"] == pytest.approx(flops.to_numpy())
+    assert points.conventions["flops"] == (
+        "not read: columns 'flops', 'total_flops' could all be the training FLOPs C: choose with --flops; "
+        "derived as C = 6 N D"
+    )
+
+
+def test_flops_that_are_asked_for_are_what_budgets_count(frame):
+    six_nd = 6 * frame["Model Size"] * frame["Tokens"]
+    counted = frame.assign(FLOPs=six_nd * (1 + 2 * (frame["Model Size"] / 1e6) ** (-1 / 3)))
+    guessed, asked = (table.from_frame(counted, columns=c) for c in ({}, {"flops": "FLOPs"}))
+    assert guessed.budgets == pytest.approx(six_nd.to_numpy())
+    assert guessed.cost.name == "6 N D"
+    assert asked.budgets == pytest.approx(counted["FLOPs"].to_numpy())
+    assert asked.cost.name == "FLOPs"
+    per_token = asked.cost.training({"n": asked.columns["n"]})
+    assert per_token * asked.columns["d"] == pytest.approx(asked.budgets, rel=0.01)
+    assert asked.select(asked.loss > asked.loss.min()).cost.name == "FLOPs"
+    # A column that is 6 N D to rounding is 6 N D, and tokens derived from FLOPs mean it.
+    plain = frame.assign(FLOPs=1.001 * six_nd)
+    assert table.from_frame(plain, columns={"flops": "FLOPs"}).counted is None
+    assert table.from_frame(counted.drop(columns="Tokens"), columns={"flops": "FLOPs"}).counted is None
+
+
+def test_stable_tokens_are_read_where_they_can_be_meant(frame):
+    stable = np.where(np.arange(9) % 3, 0.9 * frame["Tokens"], 0.0)  # 0: a run of its own
+    points = table.from_frame(frame.assign(D_stable=stable))
+    assert points.columns["d_stable"] == pytest.approx(stable)
+    assert points.centre.keys() == {"n", "d", "flops", "loss"}
+    more = table.from_frame(frame.assign(D_stable=2 * frame["Tokens"]))
+    assert "d_stable" not in more.columns
+    assert "not used: it is no part of the tokens" in more.conventions["d_stable"]
+
+
 def test_steps_and_rates_are_no_guess():
     assert guesses.guess(["_step", "batch_size", "tokens_per_second", "tflops", "lr"], "d") is None
     assert guesses.guess(["tflops", "tokens_per_second", "mfu"], "flops") is None
