@@ -1,6 +1,6 @@
 # make help lists what there is. Everything runs in .venv, made by uv from the pins in requirements.txt.
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart test test-fast lint format requirements clean
+.PHONY: help env quickstart test test-fast kernels-compile lint format requirements clean
 
 PYTHON := .venv/bin/python
 # uv from the PATH, or one of our own in .uv
@@ -25,11 +25,22 @@ env: .venv/installed ## the environment, as pinned
 quickstart: env ## train the ladder, fit the law, draw the figures: about ten minutes on two cores
 	$(PYTHON) -m experiments.cli run quickstart
 
-test: env ## every test, the slow ones too
-	$(PYTHON) -m pytest -m "slow or not slow"
+test: env ## every test, the slow ones too, two files at a time
+	$(PYTHON) -m pytest -m "slow or not slow" -n 2 --dist loadfile
 
 test-fast: env ## the tests that take seconds
 	$(PYTHON) -m pytest
+
+# the chips' compilers, in an environment of their own
+.venv/kernels/installed: .venv/installed
+	$(UV) venv --quiet --allow-existing --python 3.12 .venv/kernels
+	$(UV) pip install --quiet --python .venv/kernels/bin/python --constraint requirements.txt "jax[tpu]"
+	$(UV) pip install --quiet --python .venv/kernels/bin/python --no-deps \
+		$(shell sed -n 's/^jax==\(.*\)/jax-cuda13-plugin==\1 jax-cuda13-pjrt==\1/p' requirements.txt)
+	@touch $@
+
+kernels-compile: .venv/kernels/installed ## compile the kernels for TPUs and Hopper without either; needs ptxas
+	.venv/kernels/bin/python -m kernels.compile_all
 
 lint: env ## style, imports and types
 	$(PYTHON) -m ruff check .

@@ -1,4 +1,4 @@
-"""Keeps what a study found: its points, and on request its curves, as small tables in analysis/results/.
+"""Keeps what a study found, its points and on request its curves, as small tables in analysis/results/.
 
 `python -m analysis.record_study STUDY`
 """
@@ -13,9 +13,10 @@ from analysis import steadiness
 from analysis.study_report import curves
 from scaling import storage
 from scaling.errors import UserError, exit_on_user_error
-from scaling.records import RunStore, plan, points, status
+from scaling.records import RunStore, measurements, plan, points, status
 
 ROWS_PER_RUN = 40
+MEASURES = ("loss_by_position", "retrieval")
 
 
 def thinned(log: pd.DataFrame, rows: int = ROWS_PER_RUN) -> pd.DataFrame:
@@ -32,6 +33,8 @@ def record(
 ) -> list[Path]:
     """Writes points.csv, and if asked curves.csv (smoothed training losses, thinned) and steadiness.csv.
 
+    What was measured beside the mean loss is written too, as MEASURE.csv.
+
     Raises:
         UserError: the study was never planned in this store, or a run of it is neither complete nor failed.
     """
@@ -43,6 +46,10 @@ def record(
     if open_runs:
         raise UserError(f"study {study!r}: {len(open_runs)} of {len(runs)} runs are not finished ({open_runs[0]}, ...)")
     tables = {"points": points(store, study)}
+    for measure in MEASURES:
+        found = measurements(store, study, measure)
+        if len(found):
+            tables[measure] = found.round(5)
     if with_curves:
         tables["curves"] = thinned(curves(store, planned)).round({"loss": 4})
     if with_steadiness:

@@ -20,7 +20,7 @@ import dataclasses
 
 from experiments.quickstart import CODE, LADDER
 from scaling.branches.decay import DecaySpec
-from scaling.config import DecayConfig, RunConfig, ScheduleConfig
+from scaling.config import RunConfig, ScheduleConfig
 from scaling.recipe import Budget
 from scaling.study import EvaluationConfig, RunSpec, Study
 
@@ -34,11 +34,9 @@ def run(width: int, rows: int, seed: int, length: Budget) -> RunConfig:
     """A run of the quickstart's ladder with another batch; warm-up and decay hold as many tokens whatever the batch."""
     ladder = LADDER.trunk(width, seed)
     data = dataclasses.replace(ladder.data, batch_size=rows)
-    warmup = Budget(LADDER.warmup_tokens_per_parameter).tokens(ladder.model, data.sequence_length)
-    steps = round(length.tokens(ladder.model, data.sequence_length) / data.tokens_per_step)
-    spec = DecaySpec(steps, LADDER.share, LADDER.shape)
-    decay = DecayConfig(spec.start, spec.decay_steps, spec.shape, spec.final)
-    schedule = ScheduleConfig(ladder.schedule.peak, max(1, round(warmup / data.tokens_per_step)), decay)
+    warmup = Budget(LADDER.warmup_tokens_per_parameter).steps(ladder.model, data)
+    decay = DecaySpec(length.steps(ladder.model, data), LADDER.share, LADDER.shape).decay
+    schedule = ScheduleConfig(ladder.schedule.peak, max(1, warmup), decay)
     return dataclasses.replace(ladder, data=data, schedule=schedule)
 
 

@@ -115,8 +115,8 @@ def data(
 
 
 def bench(
-    what: Annotated[Literal["train"], tyro.conf.Positional],
-    sizes: Annotated[tuple[str, ...], tyro.conf.Positional] = ("A", "B"),
+    what: Annotated[Literal["train", "sparse_attention"], tyro.conf.Positional],
+    sizes: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     torch_python: Path | None = None,
     rounds: int = 30,
     seconds: float = 1.0,
@@ -126,14 +126,16 @@ def bench(
     document_tokens: int | None = None,
     microbatches: int = 0,
     remat: Literal["none", "block"] = "none",
-    out: Path = Path("runs/bench_train.json"),
+    activations: Path | None = None,
+    out: Path | None = None,
 ) -> None:
-    """Time the training step: tokens/s, utilisation of the machine's limit, peak memory.
+    """Time the training step (tokens/s, utilisation of the machine's limit, peak memory), or sparse attention.
 
     Args:
-        what: train.
-        sizes: A (0.8M parameters), B (2.7M), ladder-WIDTH, or named models such as minicpm-0.1b.
-        torch_python: an interpreter that has PyTorch, to train the same shape in turns; without one only ours is timed.
+        what: train, or sparse_attention (against dense attention: milliseconds, useful TFLOP/s, break-even length).
+        sizes: of train: A (0.8M parameters), B (2.7M), ladder-WIDTH, or named models such as minicpm-0.1b; A and B if
+            none. Of sparse_attention: FAMILY-LENGTHk such as minicpm4-8b-32k; a series for this device if none.
+        torch_python: an interpreter that has PyTorch, to do the same in turns; without one only ours is timed.
         rounds: how many alternating rounds.
         seconds: how long a contender trains in each round.
         memory: train nothing; compile the step on abstract shapes and show what memory it needs.
@@ -142,15 +144,19 @@ def bench(
         document_tokens: mean length of documents packed into a row, 0 for one a row, where not the size's own.
         microbatches: pieces of a batch, gradients summed; 0 decides by device.
         remat: block recomputes each block's activations in the backward pass.
-        out: where the figures go, as JSON.
+        activations: of sparse_attention: an .npz file of a model's q [T, H, h] and k [T, K, h]; else numbers are drawn.
+        out: where the figures go, as JSON; runs/bench_WHAT.json if not said.
     """
     from experiments.commands import bench as command
     from scaling.config import ExecutionConfig
 
-    del what
+    out = out or Path(f"runs/bench_{what}.json")
+    if what == "sparse_attention":
+        command.sparse_attention(sizes, torch_python, rounds, seconds, activations, out)
+        return
     execution = ExecutionConfig(microbatches=microbatches, steps_per_dispatch=4, remat=remat)
     changes = {"batch_size": rows, "sequence_length": sequence_length, "document_tokens": document_tokens}
-    shapes = command.named_shapes(sizes, changes | {"execution": execution})
+    shapes = command.named_shapes(sizes or ("A", "B"), changes | {"execution": execution})
     command.memory(shapes, out) if memory else command.train(shapes, torch_python, rounds, seconds, out)
 
 

@@ -18,9 +18,6 @@ standard parametrisation.
 import dataclasses
 
 from experiments.quickstart import LADDER
-from models.config import ModelConfig
-from scaling.branches.decay import DecaySpec
-from scaling.config import DecayConfig
 from scaling.recipe import Budget
 from scaling.study import EvaluationConfig, RunSpec, Study
 from scaling.tuning.parametrization import standard
@@ -39,13 +36,10 @@ def whole(width: int, parametrization: str, rate: float, seed: int) -> RunSpec:
         rate: peak learning rate at the base width.
         seed: of parameters and data order.
     """
-    config = dataclasses.replace(LADDER, learning_rate=rate).trunk(width, seed)
-    model: ModelConfig = standard(config.model) if parametrization == "standard" else config.model
-    steps = round(LENGTH.tokens(model, config.data.sequence_length) / config.data.tokens_per_step)
-    end = DecaySpec(steps, LADDER.share, LADDER.shape)
-    schedule = dataclasses.replace(config.schedule, decay=DecayConfig(end.start, end.decay_steps, end.shape, end.final))
-    label = f"w{width}-{parametrization}-rate{rate:g}-seed{seed}"
-    return RunSpec(label, dataclasses.replace(config, model=model, schedule=schedule))
+    config = dataclasses.replace(LADDER, learning_rate=rate).whole(width, LENGTH, seed)
+    if parametrization == "standard":
+        config = dataclasses.replace(config, model=standard(config.model))
+    return RunSpec(f"w{width}-{parametrization}-rate{rate:g}-seed{seed}", config)
 
 
 def study() -> Study:

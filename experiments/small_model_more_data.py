@@ -11,18 +11,22 @@ quarter is .07 nats short at 1280 N, twice the compute. See `LOG.md`.
 """
 
 from experiments import wsd
-from experiments.quickstart import LADDER
+from experiments.quickstart import CODE, LADDER
+from scaling.data import sources
 from scaling.study import RunSpec, Study
 
 SEEDS = (0, 1)
 # width -> tokens per parameter; all below the 30M tokens of text that there are
 LENGTHS = {16: (20, 40, 80, 160, 320, 640, 1280), 24: (20, 40, 80, 160, 320), 32: (40,)}
+# where the distribution strips the standard library's tests there are 12 MB of text
+STRIPPED_AT_MOST = 640
 
 
 def branches(width: int, seed: int) -> RunSpec:
     """A trunk with a branch for every length of its size."""
-    config = LADDER.trunk(width, seed)
-    return wsd.run(config, tuple(wsd.decay(config, length) for length in LENGTHS[width]))
+    config, stripped = LADDER.trunk(width, seed), sources.notes(CODE.source)
+    lengths = [length for length in LENGTHS[width] if length <= STRIPPED_AT_MOST or not stripped]
+    return wsd.run(config, tuple(wsd.decay(config, length) for length in lengths))
 
 
 def study() -> Study:

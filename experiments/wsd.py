@@ -14,8 +14,7 @@ from scaling.study import EvaluationConfig, RunSpec, Study
 
 def steps(config: RunConfig, multiple: float) -> int:
     """Steps in `multiple` tokens per non-embedding parameter."""
-    tokens = Budget(multiple).tokens(config.model, config.data.sequence_length)
-    return round(tokens / config.data.tokens_per_step)
+    return Budget(multiple).steps(config.model, config.data)
 
 
 def decay(

@@ -24,7 +24,7 @@ def cosine(width: int, seed: int, length: Budget) -> RunSpec:
     """A whole run of this length whose cosine starts where the warm-up ends."""
     config = WSD.trunk(width, seed)
     warmup = config.schedule.warmup_steps
-    steps = round(length.tokens(config.model, config.data.sequence_length) / config.data.tokens_per_step)
+    steps = length.steps(config.model, config.data)
     decay = DecayConfig(start=warmup, steps=steps - warmup, shape="cosine", final=0.1)
     schedule = dataclasses.replace(config.schedule, decay=decay)
     label = f"w{width}-seed{seed}-cosine-{length.label}"

@@ -4,6 +4,7 @@ Axis letters: models/README.md.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from models.config import ModelConfig
+from kernels.sparse_attention import api
+from kernels.sparse_attention.config import Backend
+from models.config import ModelConfig, SelectionConfig, ntk_theta
 from models.layers import hidden_matrices, project
 
 Implementation = Literal["batched_matmul", "dot_product_attention", "cudnn"]
@@ -20,12 +23,32 @@ Implementation = Literal["batched_matmul", "dot_product_attention", "cudnn"]
 _QUERY_BLOCKS, _BLOCK_QUERIES = 4, 64
 
 
+def rope_frequencies(config: ModelConfig, length: int) -> jax.Array:
+    """Angles per position, theta^(-2i/h) for i < h/2 (Su et al. 2021, section 3.2.2), stretched by `rope_scaling`."""
+    i, scaling = jnp.arange(config.head_dim // 2, dtype=jnp.float32), config.rope_scaling
+    theta, divisors = config.rope_theta, jnp.ones_like(i)
+    if scaling is not None and scaling.kind == "longrope":
+        long = length > scaling.original_length
+        divisors = jnp.asarray(scaling.long_factors if long else scaling.short_factors, jnp.float32)
+    elif scaling is not None:
+        factor = scaling.factor
+        if scaling.kind == "dynamic_ntk":
+            factor = max(1.0, factor * length / scaling.original_length - (factor - 1))
+        theta = ntk_theta(theta, factor, config.head_dim)
+    return theta ** (-2.0 * i / config.head_dim) / divisors
+
+
 def rope_tables(config: ModelConfig, length: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [T, h/2] of the angles t theta^(-2i/h) (Su et al. 2021, section 3.2.2)."""
-    i = jnp.arange(config.head_dim // 2, dtype=jnp.float32)
-    frequencies = config.rope_theta ** (-2.0 * i / config.head_dim)
-    angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    """Cosines and sines [T, h/2] of position times frequency.
+
+    LongRoPE multiplies both by sqrt(1 + ln(factor) / ln(original_length)), whatever the row's length: queries and keys
+    grow together, which sharpens attention over long rows (as the released configs' code has it).
+    """
+    angles = jnp.arange(length, dtype=jnp.float32)[:, None] * rope_frequencies(config, length)
+    scaling, amplitude = config.rope_scaling, 1.0
+    if scaling is not None and scaling.kind == "longrope":
+        amplitude = math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_length))
+    return amplitude * jnp.cos(angles), amplitude * jnp.sin(angles)
 
 
 def rotate(x_BNTh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -128,6 +151,27 @@ IMPLEMENTATIONS: dict[Implementation, Callable[..., jax.Array]] = {
 }
 
 
+# (q [B, H, T, h], k and v [B, K, T, h], rotated) -> o [B, H, T, h]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def dense(implementation: Implementation, length: int, segments_BT: jax.Array | None) -> Attend:
+    """Attention to all earlier keys of the document, by one of `IMPLEMENTATIONS`."""
+    visible_B1TT = visibility(implementation, length, segments_BT)
+    return lambda q_BHTh, k_BKTh, v_BKTh: IMPLEMENTATIONS[implementation](q_BHTh, k_BKTh, v_BKTh, visible_B1TT)
+
+
+def sparse(config: SelectionConfig, segments_BT: jax.Array | None, backend: Backend) -> Attend:
+    """Attention to the key blocks that `config` selects for each query, by `kernels.sparse_attention`."""
+
+    def attend(q_BHTh: jax.Array, k_BKTh: jax.Array, v_BKTh: jax.Array) -> jax.Array:
+        q_BTHh, k_BTKh, v_BTKh = q_BHTh.swapaxes(1, 2), k_BKTh.swapaxes(1, 2), v_BKTh.swapaxes(1, 2)
+        o_BTHh = api.sparse_attention(q_BTHh, k_BTKh, v_BTKh, config, segments_BT=segments_BT, backend=backend)
+        return o_BTHh.swapaxes(1, 2)
+
+    return attend
+
+
 class Attention(nnx.Module):
     """Causal self-attention with H query heads that share K key-value heads, without biases."""
 
@@ -138,19 +182,12 @@ class Attention(nnx.Module):
         )
         self.head_dim = config.head_dim
 
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        rope: tuple[jax.Array, jax.Array],
-        visible_B1TT: jax.Array | None,
-        implementation: Implementation,
-    ) -> jax.Array:
-        """[B, T, D] -> [B, T, D], with what `visibility` gave and the tables of `rope_tables`."""
+    def __call__(self, x_BTD: jax.Array, rope: tuple[jax.Array, jax.Array], attend: Attend) -> jax.Array:
+        """[B, T, D] -> [B, T, D], attending as `dense` or `sparse` gave it, with the tables of `rope_tables`."""
         B, T, _ = x_BTD.shape
 
         def heads(weight: nnx.Param) -> jax.Array:
             return project(x_BTD, weight).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)
 
-        q_BHTh, k_BKTh = rotate(heads(self.query), rope), rotate(heads(self.key), rope)
-        o_BHTh = IMPLEMENTATIONS[implementation](q_BHTh, k_BKTh, heads(self.value), visible_B1TT)
+        o_BHTh = attend(rotate(heads(self.query), rope), rotate(heads(self.key), rope), heads(self.value))
         return project(o_BHTh.swapaxes(1, 2).reshape(B, T, -1), self.output)

@@ -1,7 +1,63 @@
 """What a model is, as data. Imports no jax, so that plans, reports and laws may read it."""
 
 import dataclasses
+import itertools
 import math
+from typing import Literal, NamedTuple
+
+from kernels.sparse_attention.config import COARSENING as COARSENING  # these are part of what a model is
+from kernels.sparse_attention.config import Backend as Backend
+from kernels.sparse_attention.config import SelectionConfig as SelectionConfig
+
+# Metadata of a config field that came after runs existed: at its default it is left out of the config's JSON, so that
+# ids and recorded texts of configs that never heard of it stay what they were.
+LEFT_OUT_AT_DEFAULT = {"left_out_at_default": True}
+
+
+class LayerSpan(NamedTuple):
+    """Layers first .. last-1, which follow each other and attend in one way."""
+
+    kind: Literal["dense", "sparse"]
+    first: int
+    last: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched, so that rows longer than those trained on turn by angles that are known.
+
+    Attributes:
+        kind: "ntk": the base times factor^(h/(h-2)), which divides the slowest frequency by `factor` and leaves the
+            fastest (NTK-aware scaling; bloc97, 2023). "dynamic_ntk": the same with factor T / original_length -
+            (factor - 1) for rows of T > original_length, and nothing for others (the released MiniCPM-2B-128k).
+            "longrope": every frequency divided by a number of its own (Ding et al., arXiv 2402.13753; MiniCPM4).
+        factor: the longest row meant, over `original_length`.
+        original_length: T before; "ntk" alone does not need it.
+        long_factors: of "longrope": h/2 divisors, for rows longer than `original_length`.
+        short_factors: of "longrope": h/2 divisors, for other rows.
+    """
+
+    kind: Literal["ntk", "dynamic_ntk", "longrope"]
+    factor: float
+    original_length: int = 0
+    long_factors: tuple[float, ...] = ()
+    short_factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("ntk", "dynamic_ntk", "longrope"):
+            raise ValueError(f"rope_scaling.kind {self.kind!r}: use 'ntk', 'dynamic_ntk' or 'longrope'")
+        if not self.factor >= 1:
+            raise ValueError(f"rope_scaling.factor is {self.factor:g}: rows grow, by a factor of at least 1")
+        if self.kind != "ntk" and self.original_length < 2:
+            raise ValueError(
+                f"rope_scaling.original_length is {self.original_length}: {self.kind!r} needs the length of the rows "
+                f"trained on so far"
+            )
+        factors = bool(self.long_factors), bool(self.short_factors)
+        if factors != (self.kind == "longrope",) * 2:
+            raise ValueError(
+                f"rope_scaling {self.kind!r}: long_factors and short_factors belong to 'longrope', which needs both"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +83,9 @@ class ModelConfig:
         mup_base_width: width at which muP multipliers are 1: 256 for the released models, the search
             width for a ladder.
         compute_dtype: "float32" or "bfloat16"; parameters are float32 always.
+        attention: "dense" or "sparse", or a tuple of these, one for each layer. The parameters are the same.
+        sparse: which key blocks a token sees in sparse layers; needed where there are any.
+        rope_scaling: of the rotary frequencies; None leaves them as `rope_theta` gives them.
     """
 
     vocab_size: int
@@ -44,6 +103,9 @@ class ModelConfig:
     init_std: float = 0.1
     mup_base_width: int = 256
     compute_dtype: str = "float32"
+    attention: str | tuple[str, ...] = dataclasses.field(default="dense", metadata=LEFT_OUT_AT_DEFAULT)
+    sparse: SelectionConfig | None = dataclasses.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    rope_scaling: RopeScaling | None = dataclasses.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "num_layers", "d_model", "num_heads", "num_kv_heads", "head_dim", "d_ff"):
@@ -55,6 +117,44 @@ class ModelConfig:
             raise ValueError(f"model.head_dim {self.head_dim} is odd: rotary embeddings rotate pairs")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.compute_dtype {self.compute_dtype!r}: use 'float32' or 'bfloat16'")
+        self._check_attention()
+        stretched = self.rope_scaling.long_factors + self.rope_scaling.short_factors if self.rope_scaling else ()
+        if len(stretched) not in (0, self.head_dim):
+            raise ValueError(
+                f"rope_scaling has {len(stretched)} long_factors and short_factors: head_dim {self.head_dim} needs "
+                f"{self.head_dim // 2} of each"
+            )
+
+    def _check_attention(self) -> None:
+        kinds = self.attention_kinds
+        if len(kinds) != self.num_layers or not set(kinds) <= {"dense", "sparse"}:
+            raise ValueError(
+                f"model.attention is {self.attention!r}: use 'dense', 'sparse', or a tuple of these, one for each of "
+                f"{self.num_layers} layers"
+            )
+        if ("sparse" in kinds) != (self.sparse is not None):
+            raise ValueError(
+                f"model.attention is {self.attention!r} and model.sparse is {self.sparse}: sparse layers need a "
+                f"SelectionConfig, and a model without them has none"
+            )
+        if len(set(kinds)) == 1:  # one way to write a model, so that it has one id
+            object.__setattr__(self, "attention", kinds[0])
+
+    @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """How each layer attends: "dense" or "sparse"."""
+        return (self.attention,) * self.num_layers if isinstance(self.attention, str) else self.attention
+
+    def layer_spans(self, length: int) -> list[LayerSpan]:
+        """The layers in spans that attend in one way to rows of `length`: up to `sparse.dense_len` that is dense."""
+        always_dense = self.sparse is None or length <= self.sparse.dense_len
+        spans = []
+        for dense, layers in itertools.groupby(
+            range(self.num_layers), key=lambda layer: always_dense or self.attention_kinds[layer] == "dense"
+        ):
+            numbers = list(layers)
+            spans.append(LayerSpan("dense" if dense else "sparse", numbers[0], numbers[-1] + 1))
+        return spans
 
     @property
     def width_multiplier(self) -> float:
@@ -72,6 +172,14 @@ class ModelConfig:
             scale_depth=ModelConfig.scale_depth,
             init_std=ModelConfig.init_std,
         )
+
+
+def ntk_theta(theta: float, factor: float, head_dim: int) -> float:
+    """The rotary base under which the slowest frequency is `factor` times slower and the fastest as it was.
+
+    theta factor^(h/(h-2)): NTK-aware scaling, and a sound choice of an adjusted base (ABF) for rows so much longer.
+    """
+    return float(theta * factor ** (head_dim / (head_dim - 2)))
 
 
 def _minicpm(vocab_size: int, num_layers: int, d_model: int, num_heads: int, num_kv_heads: int) -> ModelConfig:

@@ -32,7 +32,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from models.attention import Attention, Implementation, rope_tables, visibility
+from kernels.sparse_attention import api
+from kernels.sparse_attention.config import Backend
+from models.attention import Attend, Attention, Implementation, dense, rope_tables, sparse
 from models.config import ModelConfig
 from models.layers import RMSNorm, SwiGLU
 
@@ -62,15 +64,10 @@ class Block(nnx.Module):
         self.mlp = SwiGLU(config, mlp_key, init_std)
 
     def __call__(
-        self,
-        x_BTD: jax.Array,
-        residual_scale: jax.Array,
-        rope: tuple[jax.Array, jax.Array],
-        visible_B1TT: jax.Array | None,
-        attention: Implementation,
+        self, x_BTD: jax.Array, residual_scale: jax.Array, rope: tuple[jax.Array, jax.Array], attend: Attend
     ) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
-        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, visible_B1TT, attention)
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, attend)
         x_BTD += residual_scale * mixed_BTD
         x_BTD += residual_scale * self.mlp(self.mlp_norm(x_BTD))
         return x_BTD
@@ -99,20 +96,30 @@ class Decoder(nnx.Module):
         unroll: int,
         remat: Literal["none", "block"],
         attention: Implementation,
+        sparse_backend: Backend,
     ) -> jax.Array:
         """Tokens [B, T] -> features [B, T, D], ready for the output table, in the compute dtype."""
         config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         T = tokens_BT.shape[1]
         embedding_scale = jnp.asarray(scales.embedding, dtype)
         residual_scale = (jnp.asarray(scales.residual) / config.num_layers**0.5).astype(dtype)
-        rope, visible_B1TT = rope_tables(config, T), visibility(attention, T, segments_BT)
+        rope, spans = rope_tables(config, T), config.layer_spans(T)
+        attends: dict[str, Attend] = {}
+        for kind in dict.fromkeys(span.kind for span in spans):  # what they are told of the row is computed once
+            if kind == "dense":
+                attends[kind] = dense(attention, T, segments_BT)
+            elif config.sparse is not None:
+                attends[kind] = sparse(config.sparse, segments_BT, sparse_backend)
         block_definition, blocks = nnx.split(self.blocks)
 
-        def layer(x_BTD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(block_definition, weights)(x_BTD, residual_scale, rope, visible_B1TT, attention), None
+        def layer(attend: Attend, x_BTD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(block_definition, weights)(x_BTD, residual_scale, rope, attend), None
 
         x_BTD = embedding_scale * self.embedding[...][tokens_BT].astype(dtype)
-        x_BTD, _ = jax.lax.scan(jax.checkpoint(layer) if remat == "block" else layer, x_BTD, blocks, unroll=unroll)
+        for kind, first, last in spans:
+            step = functools.partial(layer, attends[kind])
+            own = blocks if len(spans) == 1 else jax.tree.map(lambda w, part=slice(first, last): w[part], blocks)
+            x_BTD, _ = jax.lax.scan(jax.checkpoint(step) if remat == "block" else step, x_BTD, own, unroll=unroll)
         return self.final_norm(x_BTD) / config.width_multiplier
 
 
@@ -148,6 +155,7 @@ def features(
     unroll: int = 1,
     remat: Literal["none", "block"] = "none",
     attention: Implementation = "batched_matmul",
+    sparse_backend: Backend = "auto",
 ) -> jax.Array:
     """What the output table turns into logits: the final norm's output over m, [B, T, D] in the compute dtype.
 
@@ -161,11 +169,12 @@ def features(
         unroll: layers unrolled in the scan over layers (changes last digits at most).
         remat: "block" recomputes each block's activations in the backward pass.
         attention: "batched_matmul" (fast on a CPU), "dot_product_attention" (jax.nn's, for accelerators) or "cudnn"
-            (flash attention on an NVIDIA GPU, bfloat16 only).
+            (flash attention on an NVIDIA GPU, bfloat16 only); of dense layers.
+        sparse_backend: of sparse layers, a name of `kernels.sparse_attention`; "auto" takes the fastest that can.
     """
     decoder = nnx.merge(_definition(config), params)
     own = Scales(config.scale_emb, config.scale_depth)
-    return decoder(tokens_BT, segments_BT, scales or own, unroll, remat, attention)
+    return decoder(tokens_BT, segments_BT, scales or own, unroll, remat, attention, sparse_backend)
 
 
 def output_table(config: ModelConfig, params: Params) -> jax.Array:
@@ -185,3 +194,11 @@ def apply(
     x_BTD, table_VD = features(config, params, tokens_BT, segments_BT, **how), output_table(config, params)
     logits = jnp.einsum("nd,vd->nv", x_BTD.reshape(-1, config.d_model), table_VD, preferred_element_type=jnp.float32)
     return logits.reshape(*tokens_BT.shape, -1)
+
+
+def sparse_backend(config: ModelConfig, rows: int, length: int) -> Backend | None:
+    """The backend that sparse layers run here on `rows` rows of `length` tokens; None where none is sparse at it."""
+    if config.sparse is None or all(span.kind == "dense" for span in config.layer_spans(length)):
+        return None
+    q_shape, k_shape = ((rows, length, heads, config.head_dim) for heads in (config.num_heads, config.num_kv_heads))
+    return api.resolve("auto", q_shape, k_shape, jnp.dtype(config.compute_dtype), config.sparse.block, True)

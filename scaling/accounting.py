@@ -6,7 +6,7 @@ A multiply-add is 2 FLOPs. Norms, softmax, rotary embedding and the embedding's 
 import dataclasses
 from typing import Literal
 
-from models.config import ModelConfig
+from models.config import COARSENING, ModelConfig, SelectionConfig
 
 Convention = Literal["6ND", "6ND_total", "counted"]
 
@@ -51,36 +51,76 @@ class FlopsPerToken:
 
     Attributes:
         projections: query, key, value and output matrices.
-        attention: scores and weighted values over the average causal context, (T + 1) / 2.
+        attention: scores and weighted values over the average number of visible tokens, all layers.
         mlp: the three matrices of SwiGLU.
         head: logits.
+        selection: of sparse layers, scores of pooled keys, by which the visible blocks are chosen.
     """
 
     projections: float
     attention: float
     mlp: float
     head: float
+    selection: float = 0.0
 
     @property
     def forward(self) -> float:
         """Forward pass."""
-        return self.projections + self.attention + self.mlp + self.head
+        return self.projections + self.attention + self.mlp + self.head + self.selection
 
     @property
     def training(self) -> float:
-        """Forward and backward: the backward pass has two products for each one of the forward pass."""
-        return 3 * self.forward
+        """Forward and backward, which has two products for each of the forward pass but the selection's."""
+        return 3 * (self.forward - self.selection) + self.selection
+
+
+def visible_tokens(sparse: SelectionConfig, sequence_length: int) -> float:
+    """Tokens that a query of a causal row sees on average under a selection: whole blocks, and its own up to itself.
+
+    Queries with no more blocks before them than the selection has places see all of them, as densely.
+    """
+    block, T = sparse.block, sequence_length
+    whole, rest = divmod(T, block)
+    # the query at offset r of block b sees min(b, blocks - 1) whole blocks and r + 1 tokens of its own
+    others = sum(min(b, sparse.blocks - 1) for b in range(whole)) * block + min(whole, sparse.blocks - 1) * rest
+    own = whole * block * (block + 1) // 2 + rest * (rest + 1) // 2
+    return (others * block + own) / T
+
+
+def scored_keys(sparse: SelectionConfig, sequence_length: int) -> float:
+    """Pooled keys that a query of a causal row is scored with on average: those that end at or before it.
+
+    Under the "coarse" normaliser also those of its log-sum-exp, pooled coarser (InfLLM-V2, section 3.4).
+    """
+    fine = _pooled_keys(sparse.kernel, sparse.stride, sequence_length)
+    if sparse.normaliser == "exact":
+        return fine
+    return fine + _pooled_keys(COARSENING * sparse.kernel, COARSENING * sparse.stride, sequence_length)
+
+
+def _pooled_keys(kernel: int, stride: int, length: int) -> float:
+    """Windows of `kernel` tokens, `stride` apart, that end at or before a token of the row, on average."""
+    windows = max(0, (length - kernel) // stride + 1)
+    # window j is seen by every token from its last one, j stride + kernel - 1, on
+    return sum(length - (j * stride + kernel - 1) for j in range(windows)) / length
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int) -> FlopsPerToken:
     """FLOPs per token of a causal row of `sequence_length` tokens that is one document."""
-    counts = parameter_counts(config)
-    context = (sequence_length + 1) / 2
+    counts, heads = parameter_counts(config), config.num_heads * config.head_dim
+    layers = {"dense": 0, "sparse": 0}
+    for kind, first, last in config.layer_spans(sequence_length):
+        layers[kind] += last - first
+    seen, scored = layers["dense"] * (sequence_length + 1) / 2, 0.0
+    if config.sparse is not None and layers["sparse"]:
+        seen += layers["sparse"] * visible_tokens(config.sparse, sequence_length)
+        scored = layers["sparse"] * scored_keys(config.sparse, sequence_length)
     return FlopsPerToken(
         projections=2 * counts.attention,
-        attention=config.num_layers * 4 * context * config.num_heads * config.head_dim,
+        attention=4 * seen * heads,
         mlp=2 * counts.mlp,
         head=2 * counts.embedding,
+        selection=2 * scored * heads,
     )
 
 

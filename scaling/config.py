@@ -11,8 +11,51 @@ from typing import Any, Literal
 
 import cattrs
 
-from models.config import ModelConfig
+from models.config import LEFT_OUT_AT_DEFAULT, ModelConfig
 from scaling.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyValueConfig:
+    """Generated text of key-value pairs, some written twice (`scaling.data.key_value`).
+
+    Attributes:
+        documents: how many.
+        bytes: of a document, at least.
+        repeats: share of the pairs that repeat one further up in the document.
+        filler: share of lines that are of the standard library, not pairs: every document draws its own between 0 and
+            this. They come from modules that no held-out split of a fifth or less holds.
+        key_letters: letters of a key; a document has at most 26^key_letters of them.
+        seed: of everything drawn.
+    """
+
+    documents: int
+    bytes: int
+    repeats: float = 0.5
+    filler: float = 0.0
+    key_letters: int = 2
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalConfig:
+    """Tests of finding again what was written further up, on generated text of bytes (`scaling.data.key_value`).
+
+    Needles lie in held-out text of the evaluation's first task.
+
+    Attributes:
+        lengths: T of the rows, each tested by itself.
+        rows: of each length and test.
+        depths: questions of a row, about pairs at so many even depths.
+        key_letters: letters of a key.
+        seed: of everything drawn.
+    """
+
+    lengths: tuple[int, ...]
+    rows: int = 16
+    depths: int = 8
+    key_letters: int = 2
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +63,19 @@ class SourceConfig:
     """Where raw text comes from.
 
     Attributes:
-        kind: "python_stdlib" (source code of the running interpreter's standard library, no download) or
-            "files" (everything that `glob` matches).
+        kind: "python_stdlib" (source code of the running interpreter's standard library, no download),
+            "files" (everything that `glob` matches) or "key_value" (generated text).
         glob: for "files": a glob of .txt, .jsonl[.gz|.zst], .parquet or .zip files.
         text_key: for .jsonl and .parquet: the field that holds the text.
+        key_value: for "key_value": what is generated.
         domain: the name under which losses on this text are reported.
     """
 
-    kind: Literal["python_stdlib", "files"]
+    kind: Literal["python_stdlib", "files", "key_value"]
     domain: str
     glob: str = ""
     text_key: str = "text"
+    key_value: KeyValueConfig | None = dataclasses.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +109,7 @@ class TaskConfig:
         near_duplicates: Jaccard similarity of 5-word shingles (MinHash) above which the later document is
             dropped; 1 drops exact duplicates only.
         min_bytes: shorter documents are dropped and counted.
+        max_bytes: longer documents are dropped and counted; 0 drops none. With `min_bytes`, a bucket of lengths.
     """
 
     name: str
@@ -73,6 +119,7 @@ class TaskConfig:
     heldout_fraction: float = 0.05
     near_duplicates: float = 0.8
     min_bytes: int = 64
+    max_bytes: int = dataclasses.field(default=0, metadata=LEFT_OUT_AT_DEFAULT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +202,14 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
 
+    def compiled(self) -> "OptimizerConfig":
+        """The optimiser that programs are compiled for: what enters them as data is at its default.
+
+        Runs that differ in nothing but `weight_decay` and `clip_norm` share one program.
+        """
+        defaults = OptimizerConfig
+        return dataclasses.replace(self, weight_decay=defaults.weight_decay, clip_norm=defaults.clip_norm)
+
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
@@ -223,9 +278,35 @@ for _kind in (int, float, bool):
     _converter.register_structure_hook(_kind, _number)
 
 
+def _one_or_many(value: Any, kind: Any) -> str | tuple[str, ...]:
+    """A word, or a list of words."""
+    del kind
+    many = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(word, str) for word in many):
+        raise ValueError(f"{value!r} is neither a word nor a list of words")
+    return value if isinstance(value, str) else tuple(many)
+
+
+_converter.register_structure_hook(str | tuple[str, ...], _one_or_many)
+
+
 def to_json(config: Any) -> dict[str, Any]:
-    """A config dataclass as plain JSON data."""
-    return dataclasses.asdict(config)
+    """A config dataclass as plain JSON data; a field marked `LEFT_OUT_AT_DEFAULT` is left out at its default."""
+    plain: dict[str, Any] = _plain(config)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        content = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            field.name: _plain(inner)
+            for field, inner in content.items()
+            if field.metadata != LEFT_OUT_AT_DEFAULT or inner != field.default
+        }
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def from_json[T](cls: type[T], data: Any) -> T:

@@ -7,25 +7,42 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from scaling.data.heldout import heldout_rows
 from scaling.data.shards import Shards
-from scaling.mesh import Execution, over_all_devices
+from scaling.mesh import DATA, RUNS, Execution, over_all_devices
 from scaling.optimizers import Hyper
 from scaling.train import Batch, LossFn, Params
 
-_ROWS_AT_ONCE = 64
+# (params, batch of rows, scalars) -> of every target [B, T], its nats and whether it is the likeliest token
+TargetFn = Callable[[Params, Batch, Hyper], tuple[jax.Array, jax.Array]]
+ROWS_AT_ONCE, _TOKENS_AT_ONCE = 64, 8192  # of a device, at most
 
 
 @functools.lru_cache
-def _by_row(loss_fn: LossFn) -> Callable[[Params, Batch, Hyper], tuple[jax.Array, jax.Array]]:
-    """The compiled program: (params, rows, scalars) -> (sum of nats, counted targets) of every row."""
+def _by_row(loss_fn: LossFn, execution: Execution) -> LossFn:
+    """The compiled program: (params, rows, scalars) -> (sum of nats, counted targets) of every row.
 
-    @jax.jit
+    Rows with sparse layers go through one after another on each device: their kernels are loops whose length is data.
+    """
+    sparse = execution.sparse_attention is not None
+
     def by_row(params: Params, batch: Batch, hyper: Hyper) -> tuple[jax.Array, jax.Array]:
-        return jax.vmap(lambda row: loss_fn(params, jax.tree.map(lambda x: x[None], row), hyper))(batch)
+        def of(row: Batch) -> tuple[jax.Array, jax.Array]:
+            return loss_fn(params, jax.tree.map(lambda x: x[None], row), hyper)
 
-    return by_row
+        found: tuple[jax.Array, jax.Array] = jax.lax.map(of, batch) if sparse else jax.vmap(of)(batch)
+        return found
+
+    if not sparse:
+        return jax.jit(by_row)
+    everywhere, rows = PartitionSpec(), PartitionSpec((RUNS, DATA))
+    return jax.jit(
+        jax.shard_map(
+            by_row, mesh=execution.mesh, in_specs=(everywhere, rows, everywhere), out_specs=rows, check_vma=False
+        )
+    )
 
 
 def evaluate(
@@ -46,7 +63,7 @@ def evaluate(
         sequence_length: T of the rows.
         loss_fn: (params, rows, hyper) -> (sum of nats, counted targets).
         hyper: the scales of the model's forward pass are what is read of it.
-        execution: how the parameters lie on devices.
+        execution: how the parameters lie on devices, for `ROWS_AT_ONCE` rows of this length on each.
 
     Returns:
         nats_per_token; nats_per_byte and bits_per_byte (bytes of UTF-8 that the counted targets stand for);
@@ -55,11 +72,11 @@ def evaluate(
     held = heldout_rows(shards, tokens, sequence_length)
     rows, segments, target_bytes = held.tokens, held.segments, held.target_bytes.sum()
     mesh = execution.mesh
-    # where training chunks its logits, rows that go through together have no more of them than a chunk
-    fitting = max(1, execution.loss_chunk // sequence_length) if execution.loss_chunk else _ROWS_AT_ONCE
-    at_once = min(fitting, _ROWS_AT_ONCE) * mesh.size
+    # where the logits of so many rows come in chunks, rows that go through together have no more than a chunk
+    fitting = max(1, (execution.loss_chunk or _TOKENS_AT_ONCE) // sequence_length)
+    at_once = min(fitting, ROWS_AT_ONCE) * mesh.size
 
-    by_row = _by_row(loss_fn)
+    by_row = _by_row(loss_fn, execution)
     nats, counts = [], []
     for start in range(0, len(rows), at_once):
         part = {"tokens": rows[start : start + at_once], "segments": segments[start : start + at_once]}

@@ -8,17 +8,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from scaling import mesh, storage
+from scaling import long_context, mesh, storage
 from scaling.config import to_json
+from scaling.data.heldout import heldout_rows
 from scaling.data.shards import Prepared
 from scaling.errors import UserError
 from scaling.evaluate import evaluate
 from scaling.groups import Group, groups
 from scaling.jobs import Goal
 from scaling.objectives import next_token
-from scaling.optimizers import hyper
+from scaling.optimizers import Hyper, hyper
 from scaling.records import RunStore, cannot_leave
-from scaling.run import Runner, loss_fn
+from scaling.run import Runner, loss_fn, target_fn
 from scaling.study import (
     Planned,
     Study,
@@ -26,7 +27,7 @@ from scaling.study import (
     flops_with_and_without_branching,
     plan_study,
 )
-from scaling.train import InterruptedRunError
+from scaling.train import InterruptedRunError, Params
 
 _POLL_SECONDS = 1.0
 
@@ -108,8 +109,15 @@ class Executor:
     def _is_finished(self, entry: Planned) -> bool:
         result = self.store.result(entry.run)
         if result is None:
-            return cannot_leave(self.store, entry.trunk, entry.start) is not None
-        return result.state == "failed" or (result.step >= entry.stop and self._is_evaluated(entry))
+            return self._is_lost(entry)
+        return result.failed_by(entry.stop) or (result.reached(entry.stop) and self._is_evaluated(entry))
+
+    def _is_lost(self, entry: Planned) -> bool:
+        """Whether a run that it would leave, or one further up, failed before the branch point."""
+        if entry.parent is None or self.store.result(entry.run) is not None:
+            return False
+        lost = cannot_leave(self.store, entry.trunk, entry.start) is not None
+        return lost or self._is_lost(entry.parent)
 
     def _is_evaluated(self, entry: Planned) -> bool:
         if not entry.is_point:
@@ -119,7 +127,10 @@ class Executor:
             for row in self.store.evaluations(entry.run)
             if row["step"] == entry.stop and row["digest"] == self.evaluation_digest
         }
-        return {task.source.domain for task in self.study.evaluation.tasks} <= done
+        key = entry.stop, self.evaluation_digest
+        measured = {x["measure"] for x in self.store.measurements(entry.run) if (x["step"], x["digest"]) == key}
+        wanted = self.study.evaluation
+        return {task.source.domain for task in wanted.tasks} <= done and wanted.measures <= measured
 
     def _advance(self, group: Group) -> bool:
         """Brings a group's runs to their ends. Returns False if some have to wait for another process."""
@@ -174,7 +185,7 @@ class Executor:
     def _evaluate(self, entry: Planned) -> None:
         params = self.runner.state_at(entry.config, entry.run, entry.stop).state.params
         config, wanted = entry.config, self.study.evaluation
-        execution = self.runner.resolved(config)
+        execution = self.runner.for_evaluation(config, wanted.sequence_length)
         loss = loss_fn(config.model.compiled(), next_token, execution)
         scalars = hyper(config.optimizer, config.model, learning_rate=0.0)
         rows: list[dict[str, Any]] = []
@@ -182,11 +193,32 @@ class Executor:
             heldout = self.runner.prepared(task).heldout
             found = evaluate(params, heldout, wanted.tokens, wanted.sequence_length, loss, scalars, execution)
             if not math.isfinite(found["nats_per_token"]):  # the last update, after which no loss was taken
-                self.runner.fail(entry.run, f"the loss on {task.name} after step {entry.stop} is not finite")
+                reason = f"the loss on {task.name} after step {entry.stop} is not finite"
+                self.runner.fail(entry.config, entry.stop, reason)
                 return
             key = {"step": entry.stop, "digest": self.evaluation_digest, "domain": task.source.domain}
             rows.append(key | found)
+        self._measure(entry, params, scalars, execution)
         self.store.add_evaluations(entry.run, rows)
+
+    def _measure(self, entry: Planned, params: Params, scalars: Hyper, execution: mesh.Execution) -> None:
+        """What the study wants to know of a checkpoint beside its mean loss."""
+        wanted, key = self.study.evaluation, (entry.stop, self.evaluation_digest)
+        scores = long_context.scorer(params, target_fn(entry.config.model.compiled(), execution), scalars, execution)
+        if wanted.position_bins:
+            rows = [
+                {"domain": task.source.domain} | row
+                for task in wanted.tasks
+                for row in long_context.loss_by_position(
+                    heldout_rows(self.runner.prepared(task).heldout, wanted.tokens, wanted.sequence_length),
+                    wanted.position_bins,
+                    scores,
+                )
+            ]
+            self.store.add_measurements(entry.run, *key, "loss_by_position", rows)
+        if wanted.retrieval:
+            found = long_context.retrieval(wanted.retrieval, self.runner.prepared(wanted.tasks[0]).heldout, scores)
+            self.store.add_measurements(entry.run, *key, "retrieval", found)
 
 
 def _check_one_vocabulary(study: str, prepared: Mapping[str, Prepared]) -> None:

@@ -52,13 +52,14 @@ def groups(planned: Sequence[Planned], room: Callable[[RunConfig], Room]) -> lis
     for kinds in trunks.values():
         for runs in filter(None, kinds.values()):
             of_length = sorted(runs.values(), key=_steps, reverse=True)
-            most, sets = room(of_length[0][0].config)
-            uneven = _uneven(list(map(_steps, of_length)), sets) if most > 1 else len(of_length)
+            here = room(of_length[0][0].config)
+            uneven = _uneven(list(map(_steps, of_length)), here)
             found += [_group([run], 1) for run in of_length[:uneven]]
             together = of_length[uneven:]
             if together:
-                size = math.ceil(len(together) / math.ceil(len(together) / most))
-                size = min(most, math.ceil(size / sets) * sets)
+                size = math.ceil(len(together) / math.ceil(len(together) / here.runs))
+                sets = here.sets(min(len(together), here.runs))
+                size = min(here.runs, math.ceil(size / sets) * sets)
                 found += [_group(together[first : first + size], size) for first in range(0, len(together), size)]
     return found
 
@@ -77,10 +78,11 @@ def places(steps: Sequence[int], sets: int, lanes: int) -> list[int]:
     return found
 
 
-def _uneven(steps: Sequence[int], sets: int) -> int:
+def _uneven(steps: Sequence[int], room: Room) -> int:
     """How many of the longest runs had better share a batch between all devices, for the rest to be divided evenly."""
-    for first in range(len(steps)):
+    for first in range(len(steps) if room.runs > 1 else 0):
         rest = steps[first:]
+        sets = room.sets(min(len(rest), room.runs))
         busy = [0] * sets
         for run, place in enumerate(places(rest, sets, len(rest))):
             busy[place // len(rest)] += rest[run]
@@ -96,8 +98,8 @@ def _steps(run: Sequence[Planned]) -> int:
 
 def _program(config: RunConfig) -> tuple[Any, ...]:
     """What the compiled program depends on: equal for runs that can be a group."""
-    optimizer = dataclasses.replace(config.optimizer, weight_decay=0.0, clip_norm=0.0)
-    return config.model.compiled(), optimizer, config.branch, config.data.batch_size, config.data.sequence_length
+    model, optimizer = config.model.compiled(), config.optimizer.compiled()
+    return model, optimizer, config.branch, config.data.batch_size, config.data.sequence_length
 
 
 def _group(runs: Sequence[Sequence[Planned]], size: int) -> Group:

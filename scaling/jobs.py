@@ -115,8 +115,7 @@ class Job:
         """The run as the training loop sees it, in stacks of so many steps."""
 
         def save(step: int, state: TrainState) -> None:
-            origin = {"run": self.run, "execution": self.segments, **provenance()}
-            self.checkpoints.save(step, state, self.timeline.position(step), origin, keep=step in leg.save_at)
+            self.save(step, state, keep=step in leg.save_at)
             if step == self.targets[-1]:
                 self.complete()
 
@@ -130,6 +129,11 @@ class Job:
             save=save,
             fail=self._fail,
         )
+
+    def save(self, step: int, state: TrainState, keep: bool) -> None:
+        """Writes a checkpoint; one to be kept stays until somebody removes it."""
+        origin = {"run": self.run, "execution": self.segments, **provenance()}
+        self.checkpoints.save(step, state, self.timeline.position(step), origin, keep=keep)
 
     def _stacks(self, leg: Leg, stack: int) -> Iterator[tuple[int, Batch]]:
         loader, first = Loader(self.streams, self.timeline), leg.start
@@ -157,22 +161,29 @@ class Job:
         self._finish(problem.step, "failed", reason)
 
     def _finish(self, step: int, state: State, reason: str | None) -> None:
-        sizes = {name: stream.shards.tokens for name, stream in self.streams.items()}
         self.store.write_result(
             ResultRow(
                 run=self.run,
                 state=state,
                 step=step,
-                tokens=self.timeline.tokens(step),
-                unique_tokens=self.timeline.unique_tokens(step, sizes),
-                epochs=max(self.timeline.epochs(step, sizes).values()),
                 train_loss=self._log.mean_loss,
                 reason=reason,
                 execution=self.segments,
                 provenance=provenance(),
                 measured={"seconds": time.monotonic() - self._started},
+                **what_was_read(self.timeline, self.streams, step),
             )
         )
+
+
+def what_was_read(timeline: Timeline, streams: Mapping[str, TokenStream], step: int) -> dict[str, Any]:
+    """The fields of a result that tell the text of a run's first `step` steps, its parents' included."""
+    sizes = {name: stream.shards.tokens for name, stream in streams.items()}
+    return {
+        "tokens": timeline.tokens(step),
+        "unique_tokens": timeline.unique_tokens(step, sizes),
+        "epochs": max(timeline.epochs(step, sizes).values()),
+    }
 
 
 def group_state(states: Mapping[int, TrainState], execution: Execution) -> TrainState:
@@ -180,3 +191,21 @@ def group_state(states: Mapping[int, TrainState], execution: Execution) -> Train
     sharding = NamedSharding(execution.mesh, PartitionSpec(RUNS))
     state: TrainState = jax.device_put(side_by_side(states, execution.runs), sharding)
     return state
+
+
+def group_of_one(
+    rows: Batch, hyper: Hyper, count: int, execution: Execution
+) -> tuple[dict[str, Any], Hyper, list[int]]:
+    """What a dispatch is given of a run that is a group by itself, in the first of its places.
+
+    Args:
+        rows: [K, B, T+1].
+        hyper: [K].
+        count: steps of the K that are to be done.
+        execution: how the group is computed.
+
+    Returns:
+        rows [R, K, B, T+1], hyper-parameters [R, K] and numbers of steps [R].
+    """
+    together: tuple[dict[str, Any], Hyper] = side_by_side({0: (rows, hyper)}, execution.runs)
+    return (*together, [count] + [0] * (execution.runs - 1))

@@ -1,14 +1,17 @@
 """The device mesh, how a batch and a state lie on it, and the fingerprint of an execution."""
 
 import dataclasses
+import functools
 import math
 import os
+import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.config import ModelConfig
+from models.config import Backend, ModelConfig
 from scaling.accounting import parameter_counts
 from scaling.config import DataConfig, ExecutionConfig, RunConfig
 from scaling.environment import versions
@@ -36,6 +39,7 @@ class Execution:
         run_devices: sets of so many devices, between which a group's runs are divided.
         lanes: runs for which one set has room.
         run_axis: how it trains them: one after another ("map") or side by side ("vmap").
+        sparse_attention: the backend of sparse layers; None where rows are attended densely in every layer.
     """
 
     devices: int
@@ -48,6 +52,7 @@ class Execution:
     remat: Literal["none", "block"]
     attention: Literal["batched_matmul", "dot_product_attention", "cudnn"]
     loss_chunk: int
+    sparse_attention: Backend | None = None
 
     @property
     def runs(self) -> int:
@@ -72,6 +77,8 @@ class Execution:
         """
         grouping = {"lanes", "run_axis"}
         own = {name: value for name, value in dataclasses.asdict(self).items() if name not in grouping}
+        if self.sparse_attention is None:  # as it was before there was any
+            del own["sparse_attention"]
         return own | {
             "vmapped_runs": self.lanes if self.run_axis == "vmap" else 1,
             "device": jax.devices()[0].device_kind,
@@ -99,9 +106,7 @@ def resolve(
     backend = backend or jax.default_backend()
     on_cpu = backend == "cpu"
     there = jax.device_count()
-    # Devices go to different runs first, for those never wait for each other; those left over share a run's batch.
-    for_one_run = there // max(n for n in range(1, min(runs, there) + 1) if there % n == 0)
-    devices = config.devices or max(n for n in range(1, for_one_run + 1) if data.batch_size % n == 0)
+    devices = _devices_of_a_run(config, data.batch_size, runs)
     if devices > there or data.batch_size % devices:
         raise UserError(
             f"execution.devices is {devices}: it must divide the batch of {data.batch_size} rows and be at most the "
@@ -120,7 +125,7 @@ def resolve(
     # All devices, however few runs there are: the number of partitions changes the last digits of a program.
     run_devices = there // devices
     lanes = math.ceil(runs / run_devices)
-    side_by_side = lanes > 1 and _is_vmapped(config, backend)
+    side_by_side = lanes > 1 and _is_vmapped(config, backend, model)
     unroll = config.unroll or (model.num_layers if on_cpu and model.num_layers <= _UNROLL_AT_MOST else 1)
     return Execution(
         devices=devices,
@@ -141,11 +146,28 @@ def resolve(
 def _attention(
     model: ModelConfig, sequence_length: int, backend: str
 ) -> Literal["batched_matmul", "dot_product_attention", "cudnn"]:
-    """cuDNN's flash attention where it can: bfloat16 on a GPU, heads of 8, 16, ... 128 and rows of even length."""
+    """cuDNN's flash attention where it can: bfloat16 on a GPU, heads of 8, 16, ... 128 and rows of even length.
+
+    Where the shape alone stands against it, that is a warning.
+    """
     if backend == "cpu":
         return "batched_matmul"
-    fits = model.head_dim % 8 == 0 and model.head_dim <= 128 and sequence_length % 2 == 0
-    return "cudnn" if backend == "gpu" and model.compute_dtype == "bfloat16" and fits else "dot_product_attention"
+    if backend != "gpu" or model.compute_dtype != "bfloat16":
+        return "dot_product_attention"
+    if model.head_dim % 8 == 0 and model.head_dim <= 128 and sequence_length % 2 == 0:
+        return "cudnn"
+    _warn_of_slow_attention(model.head_dim, sequence_length)
+    return "dot_product_attention"
+
+
+@functools.cache  # once for each shape
+def _warn_of_slow_attention(head_dim: int, sequence_length: int) -> None:
+    warnings.warn(
+        f"heads of {head_dim} and rows of {sequence_length} tokens are not for cuDNN's flash attention, which takes "
+        f"heads of 8, 16, ... 128 and rows of even length: XLA's attention, which keeps all scores, is taken in its "
+        f"stead; choose head_dim and sequence_length so for speed",
+        stacklevel=2,
+    )
 
 
 def _loss_chunk(targets: int, vocab_size: int, on_cpu: bool) -> int:
@@ -159,12 +181,12 @@ class Room(NamedTuple):
 
     Attributes:
         runs: how many runs make a group at most.
-        sets: sets of devices that work through runs one after another, so that runs of unlike length may leave one
-            idle; 1 where they go side by side.
+        sets: for a group of so many runs, the sets of devices that work through them one after another, so that runs
+            of unlike length may leave one idle; 1 where they go side by side.
     """
 
     runs: int
-    sets: int
+    sets: Callable[[int], int]
 
 
 def room(config: ExecutionConfig, run: RunConfig) -> Room:
@@ -172,26 +194,40 @@ def room(config: ExecutionConfig, run: RunConfig) -> Room:
 
     One after another on one device there is nothing, for the work is that of runs alone; on several devices, runs that
     keep to one each save what sharing a batch costs. Side by side, small runs fill a device together; a large one fills
-    it by itself. Measured: `experiments.benchmarks.run_batch`.
+    it by itself. Measured on a CPU (`experiments.benchmarks.run_batch`), assumed for accelerators.
 
     Raises:
         UserError: less than one was asked for.
     """
     if config.runs_per_group < 0:
         raise UserError(f"execution.runs_per_group is {config.runs_per_group}: 1 or more, or 0, which chooses")
-    data, sets = run.data, max(1, jax.device_count() // (config.devices or 1))
-    vmapped = _is_vmapped(config, jax.default_backend())
+    data, there = run.data, jax.device_count()
+    vmapped, most_sets = _is_vmapped(config, jax.default_backend(), run.model), max(1, there // (config.devices or 1))
     if vmapped:
-        wanted = _RUNS_PER_GROUP if parameter_counts(run.model).total < _FILLS_A_DEVICE else sets
+        wanted = _RUNS_PER_GROUP if parameter_counts(run.model).total < _FILLS_A_DEVICE else most_sets
     else:
-        wanted = _RUNS_PER_GROUP if sets > 1 else 1
+        wanted = _RUNS_PER_GROUP if most_sets > 1 else 1
     # tokens and segments of a dispatch's rows, of which the host holds about three times as many
     rows = config.steps_per_dispatch * data.batch_size * (data.sequence_length + 1) * 2 * 4
-    return Room(config.runs_per_group or max(1, min(wanted, _ROWS_BYTES // rows)), 1 if vmapped else sets)
+    most = config.runs_per_group or max(1, min(wanted, _ROWS_BYTES // rows))
+    if vmapped:
+        return Room(most, lambda runs: 1)
+    return Room(most, lambda runs: max(1, there // _devices_of_a_run(config, data.batch_size, runs)))
 
 
-def _is_vmapped(config: ExecutionConfig, backend: str) -> bool:
-    return config.run_axis == "vmap" or (config.run_axis == "auto" and backend != "cpu")
+def _devices_of_a_run(config: ExecutionConfig, batch_size: int, runs: int) -> int:
+    """Devices that share the batch of each run of a group of so many: those asked for, else as many as divide it.
+
+    Devices go to different runs first, for those never wait for each other; those left over share a run's batch.
+    """
+    there = jax.device_count()
+    for_one_run = there // max(n for n in range(1, min(runs, there) + 1) if there % n == 0)
+    return config.devices or max(n for n in range(1, for_one_run + 1) if batch_size % n == 0)
+
+
+def _is_vmapped(config: ExecutionConfig, backend: str, model: ModelConfig) -> bool:
+    """Whether a group's runs go side by side; those with sparse layers by themselves do not, for a kernel takes one."""
+    return config.run_axis == "vmap" or (config.run_axis == "auto" and backend != "cpu" and model.sparse is None)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -109,3 +109,31 @@ def _scaled_gradients(chunk: int, gradients: tuple[jax.Array, jax.Array], d_nats
 
 
 _chunked_nats.defvjp(_nats_and_gradients, _scaled_gradients)
+
+
+def each_target(
+    x_BTD: jax.Array, table_VD: jax.Array, tokens: jax.Array, chunk: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Of every target by itself, its negative log-likelihood and whether it is the likeliest token; no gradient.
+
+    Args:
+        x_BTD: features at tokens[:, :-1].
+        table_VD: the output table, of the same type.
+        tokens: int32 [B, T + 1].
+        chunk: how many targets' logits exist at a time; 0 computes all at once.
+
+    Returns:
+        Nats [B, T] float32, and [B, T] bool.
+    """
+    B, T = tokens[:, 1:].shape
+    x_ND, targets_N = x_BTD.reshape(B * T, -1), tokens[:, 1:].reshape(-1)
+
+    def of(piece: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        x_CD, targets_C = piece
+        logits_CV = _logits(x_CD, table_VD)
+        logits_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
+        return jax.nn.logsumexp(logits_CV, axis=-1) - logits_C, jnp.argmax(logits_CV, axis=-1) == targets_C
+
+    whole = (x_ND, targets_N)
+    nats, likeliest = lax.map(of, _pieces(chunk, *whole)) if 0 < chunk < B * T else of(whole)
+    return nats.reshape(-1)[: B * T].reshape(B, T), likeliest.reshape(-1)[: B * T].reshape(B, T)

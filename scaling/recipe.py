@@ -36,6 +36,10 @@ class Budget:
             return self.value / training_flops(model, sequence_length, 1, "6ND")
         return self.value * parameter_counts(model).non_embedding
 
+    def steps(self, model: ModelConfig, data: DataConfig) -> int:
+        """The nearest number of optimiser steps."""
+        return round(self.tokens(model, data.sequence_length) / data.tokens_per_step)
+
     @property
     def label(self) -> str:
         """What a branch of this length is called."""
@@ -97,11 +101,17 @@ class Ladder:
         warmup_steps = max(1, round(warmup_tokens / data.tokens_per_step))
         return RunConfig(model, data, ScheduleConfig(self.learning_rate, warmup_steps), self.optimizer, seed=seed)
 
+    def whole(self, width: int, budget: Budget, seed: int = 0) -> RunConfig:
+        """Trunk and decay branch of this length as one run, the decay in its own schedule."""
+        config = self.trunk(width, seed)
+        decay = DecaySpec(budget.steps(config.model, config.data), self.share, self.shape).decay
+        return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, decay=decay))
+
     def run(self, width: int, seed: int = 0, more: tuple[Budget, ...] = ()) -> RunSpec:
         """The trunk with a decay branch for every budget, and for `more` of this run's own."""
         config = self.trunk(width, seed)
         branches = []
         for budget in (*self.budgets, *more):
-            steps = round(budget.tokens(config.model, self.sequence_length) / config.data.tokens_per_step)
+            steps = budget.steps(config.model, config.data)
             branches.append(DecaySpec(steps, self.share, self.shape, label=budget.label))
         return RunSpec(f"w{width}" + (f"-seed{seed}" if seed else ""), config, tuple(branches))

@@ -111,6 +111,16 @@ class RunStore:
         kept = [row for row in self.evaluations(run) if key(row) not in new]
         storage.write_lines(self.run_dir(run) / "evaluations.jsonl", kept + rows)
 
+    def measurements(self, run: str) -> list[dict[str, Any]]:
+        """Rows of what is measured beside the mean loss, keyed by checkpoint step, evaluation digest and measure."""
+        return storage.read_lines(self.run_dir(run) / "measurements.jsonl")
+
+    def add_measurements(self, run: str, step: int, digest: str, measure: str, rows: list[dict[str, Any]]) -> None:
+        """Adds all rows of one measure, in place of those it has under the same key."""
+        key = {"step": step, "digest": digest, "measure": measure}
+        kept = [row for row in self.measurements(run) if {name: row[name] for name in key} != key]
+        storage.write_lines(self.run_dir(run) / "measurements.jsonl", [*kept, *(key | row for row in rows)])
+
     def log(self, run: str) -> pd.DataFrame:
         """The step log as a table."""
         return pd.DataFrame(storage.read_lines(self.log_path(run)))
@@ -201,6 +211,27 @@ def points(store: RunStore, study: str) -> pd.DataFrame:
                 for unit in ("nats_per_token", "nats_per_byte", "bits_per_byte"):
                     row[f"{unit}/{domain}"] = evaluation[unit]
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def measurements(store: RunStore, study: str, measure: str) -> pd.DataFrame:
+    """What a measure found at the study's points, a row for each of its rows, with the point's label, run, N and D.
+
+    Args:
+        store: where the study was trained.
+        study: its name.
+        measure: "loss_by_position" (columns domain, first, last: the position, counted in earlier tokens of the same
+            document that the row holds; nats_per_token, standard_error, tokens) or "retrieval" (columns test, length,
+            depth, accuracy, questions).
+    """
+    planned = plan(store, study)
+    rows = []
+    for entry in planned["entries"]:
+        point = {key: entry[key] for key in ("label", "run", "N", "D_total")}
+        key = entry["stop"], planned["evaluation_digest"], measure
+        for row in store.measurements(entry["run"]) if entry["is_point"] else ():
+            if (row["step"], row["digest"], row["measure"]) == key:
+                rows.append(point | {name: x for name, x in row.items() if name not in ("step", "digest", "measure")})
     return pd.DataFrame(rows)
 
 

@@ -21,15 +21,16 @@ from models.config import ModelConfig
 from scaling import mesh, storage
 from scaling.branches import BRANCHES
 from scaling.checkpoint import Checkpoints
-from scaling.config import ExecutionConfig, OptimizerConfig, RunConfig, TaskConfig, from_json, to_json
+from scaling.config import DataConfig, ExecutionConfig, OptimizerConfig, RunConfig, TaskConfig, from_json, to_json
 from scaling.data.loader import TokenStream, check_budget, open_streams
 from scaling.data.shards import Prepared, open_prepared
 from scaling.data.timeline import Timeline
 from scaling.errors import UserError
+from scaling.evaluate import ROWS_AT_ONCE, TargetFn
 from scaling.groups import places
 from scaling.identity import run_id
-from scaling.jobs import Goal, Job, Leg, StoredState, group_state, targets
-from scaling.objectives import Objective, next_token
+from scaling.jobs import Goal, Job, Leg, StoredState, group_state, targets, what_was_read
+from scaling.objectives import Objective, each_target, next_token
 from scaling.optimizers import Hyper, init_optimizer, optimizer
 from scaling.records import RunStore
 from scaling.train import Batch, Dispatch, LogRow, LossFn, TrainState, compile_dispatch, train
@@ -38,33 +39,51 @@ from scaling.train import Batch, Dispatch, LogRow, LossFn, TrainState, compile_d
 SAVE_EVERY_SECONDS = 30.0
 
 
+def _features(
+    model: ModelConfig, execution: mesh.Execution, params: Any, rows: Batch, hyper: Hyper
+) -> tuple[jax.Array, jax.Array]:
+    """Features of rows of tokens and (of packed rows) segments [B, T+1], and the output table."""
+    tokens, segments = rows["tokens"], rows.get("segments")
+    x_BTD = transformer.features(
+        model,
+        params,
+        tokens[:, :-1],
+        None if segments is None else segments[:, :-1],
+        scales=transformer.Scales(hyper.scale_emb, hyper.scale_depth),
+        unroll=execution.unroll,
+        remat=execution.remat,
+        attention=execution.attention,
+        sparse_backend=execution.sparse_attention or "auto",
+    )
+    return x_BTD, transformer.output_table(model, params)
+
+
 @functools.lru_cache  # one function, so that what is compiled from it is compiled once
 def loss_fn(model: ModelConfig, objective: Objective, execution: mesh.Execution) -> LossFn:
     """The objective of this model on rows of tokens and (of packed rows) segments [B, T+1]; its scales are data."""
 
     def loss(params: Any, rows: Batch, hyper: Hyper) -> tuple[jax.Array, jax.Array]:
-        tokens, segments = rows["tokens"], rows.get("segments")
-        x_BTD = transformer.features(
-            model,
-            params,
-            tokens[:, :-1],
-            None if segments is None else segments[:, :-1],
-            scales=transformer.Scales(hyper.scale_emb, hyper.scale_depth),
-            unroll=execution.unroll,
-            remat=execution.remat,
-            attention=execution.attention,
-        )
-        return objective(x_BTD, transformer.output_table(model, params), tokens, segments, execution.loss_chunk)
+        x_BTD, table_VD = _features(model, execution, params, rows, hyper)
+        return objective(x_BTD, table_VD, rows["tokens"], rows.get("segments"), execution.loss_chunk)
 
     return loss
+
+
+@functools.lru_cache
+def target_fn(model: ModelConfig, execution: mesh.Execution) -> TargetFn:
+    """What this model makes of every target of rows, for measures that ask where in a row something is."""
+
+    def targets(params: Any, rows: Batch, hyper: Hyper) -> tuple[jax.Array, jax.Array]:
+        x_BTD, table_VD = _features(model, execution, params, rows, hyper)
+        return each_target(x_BTD, table_VD, rows["tokens"], execution.loss_chunk)
+
+    return targets
 
 
 def dispatch_for(config: RunConfig, execution: mesh.Execution) -> Dispatch:
     """The compiled program of a run's group: one for all runs of its size, whatever rates, schedules and scales."""
     objective = BRANCHES[config.branch].objective if config.branch else next_token
-    # weight decay and clip value enter the step as arrays, so they are no part of the program
-    static = dataclasses.replace(config.optimizer, weight_decay=0.0, clip_norm=0.0)
-    return _dispatch(config.model.compiled(), static, objective, execution)
+    return _dispatch(config.model.compiled(), config.optimizer.compiled(), objective, execution)
 
 
 @functools.lru_cache
@@ -76,7 +95,7 @@ def _dispatch(model: ModelConfig, config: OptimizerConfig, objective: Objective,
 
 def first_state(config: RunConfig, execution: mesh.Execution) -> TrainState:
     """The state before the first update, whole on every device of the mesh."""
-    build = _initializer(config.model.compiled(), config.optimizer, execution)
+    build = _initializer(config.model.compiled(), config.optimizer.compiled(), execution)
     return build(config.seed, config.model.init_std)
 
 
@@ -91,6 +110,13 @@ def _initializer(
         return TrainState(params, init_optimizer(config, model, params), jnp.int32(0))
 
     return jax.jit(build, out_shardings=mesh.replicated(execution.mesh))
+
+
+def _resolved(asked: ExecutionConfig, model: ModelConfig, data: DataConfig, runs: int = 1) -> mesh.Execution:
+    execution = mesh.resolve(asked, data, model, runs=runs)
+    rows = data.batch_size // execution.devices // execution.microbatches
+    backend = transformer.sparse_backend(model, rows, data.sequence_length)
+    return dataclasses.replace(execution, sparse_attention=backend)
 
 
 # How runs were computed whose fingerprint does not say so yet.
@@ -165,7 +191,14 @@ class Runner:
 
     def resolved(self, config: RunConfig, runs: int = 1) -> mesh.Execution:
         """How this run is computed here, in a group of so many."""
-        return mesh.resolve(self.execution, config.data, config.model, runs=runs)
+        return _resolved(self.execution, config.model, config.data, runs)
+
+    def for_evaluation(self, config: RunConfig, sequence_length: int) -> mesh.Execution:
+        """How held-out rows of this length go through a run's model, on the devices that train it alone."""
+        devices = self.resolved(config).devices
+        rows = ROWS_AT_ONCE * devices
+        data = dataclasses.replace(config.data, sequence_length=sequence_length, batch_size=rows)
+        return _resolved(dataclasses.replace(self.execution, devices=devices, microbatches=1), config.model, data)
 
     def ensure(self, goals: Sequence[Goal], runs: int | None = None) -> None:
         """Trains what is missing of runs that share a program; the caller holds their locks.
@@ -182,6 +215,8 @@ class Runner:
         """
         runs = runs or len(goals)
         jobs = [job for goal in goals if (job := self._job(goal)) is not None]
+        for job in jobs:
+            self._save_first_state(job, runs)
         legs = [job.legs() for job in jobs]
         for together in itertools.zip_longest(*legs):
             work = [(job, leg) for job, leg in zip(jobs, together, strict=True) if leg is not None and not job.failed]
@@ -207,6 +242,14 @@ class Runner:
         checkpoints.clean()
         progress = functools.partial(self.progress, run)
         return Job(config, run, missing, previous, timeline, streams, self.store, checkpoints, progress)
+
+    def _save_first_state(self, job: Job, runs: int) -> None:
+        """Saves the state that a branch begins with, if it is wanted: of a branch without training it is the end."""
+        step = job.config.parent.step if job.config.parent else None
+        if step in job.targets and not job.checkpoints.is_intact(step):
+            stored = self._start(job, step, self.resolved(job.config, runs))
+            job.segments = stored.execution
+            job.save(step, stored.state, keep=True)
 
     def _train(self, work: Sequence[tuple[Job, Leg]], execution: mesh.Execution) -> None:
         states, members = {}, {}
@@ -238,10 +281,13 @@ class Runner:
             )
         return self._restore(config, checkpoints, step)
 
-    def fail(self, run: str, reason: str) -> None:
-        """Marks a run that came to its end as failed all the same."""
-        result = self.store.result(run)
+    def fail(self, config: RunConfig, step: int, reason: str) -> None:
+        """Marks a run that came to a step, or beyond it, as failed there all the same."""
+        result = self.store.result(self.run_id(config))
         assert result is not None
+        if step < result.step:
+            read = what_was_read(self.timeline(config), self._streams(config), step)
+            result = dataclasses.replace(result, step=step, train_loss=None, **read)
         self.store.write_result(dataclasses.replace(result, state="failed", reason=reason))
 
     def _digests(self, config: RunConfig) -> dict[str, str]:

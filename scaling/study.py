@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from models.config import LEFT_OUT_AT_DEFAULT
 from scaling import schedules
 from scaling.accounting import Convention, parameter_counts, training_flops
 from scaling.branches.contract import BranchSpec
-from scaling.config import ExecutionConfig, RunConfig, TaskConfig, canonical, to_json
+from scaling.config import ExecutionConfig, RetrievalConfig, RunConfig, TaskConfig, canonical, to_json
 from scaling.errors import UserError
 from scaling.identity import run_id
 
@@ -50,11 +51,21 @@ class EvaluationConfig:
         tasks: held-out splits, reported under their source's domain.
         tokens: at most this many of each.
         sequence_length: T of the evaluation rows.
+        position_bins: if not 0, also the loss in so many even bins of position.
+        retrieval: also these tests.
     """
 
     tasks: tuple[TaskConfig, ...]
     tokens: int = 131_072
     sequence_length: int = 128
+    position_bins: int = dataclasses.field(default=0, metadata=LEFT_OUT_AT_DEFAULT)
+    retrieval: RetrievalConfig | None = dataclasses.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+
+    @property
+    def measures(self) -> set[str]:
+        """What is measured beside the mean loss."""
+        wanted = {"loss_by_position": self.position_bins, "retrieval": self.retrieval}
+        return {name for name, value in wanted.items() if value}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +74,10 @@ class LawConfig:
 
     Attributes:
         n: the column that is N: "N" (non-embedding) or "N_total".
-        flops: the convention of C: a column `C_<flops>`.
+        flops: the convention of C: a column `C_<flops>`, which budgets, allocations, the exponent and the approaches of
+            a report count in.
         holdout: what is left out of the fit and predicted: "largest_n", "largest_d" or "largest_c".
-        budgets: training budgets in FLOPs at which the optimum is reported.
+        budgets: training budgets in FLOPs of that convention at which the optimum is reported.
     """
 
     n: Literal["N", "N_total"] = "N"
@@ -115,9 +127,16 @@ class Study:
 
     def _all_tasks(self) -> Iterator[TaskConfig]:
         for run in self.runs:
-            datas = [run.config.data, *(branch.data for branch in run.branches if branch.data)]
+            datas = [run.config.data, *(branch.data for branch in _all_branches(run.branches) if branch.data)]
             yield from (component.task for data in datas for component in data.mixture)
         yield from self.evaluation.tasks
+
+
+def _all_branches(branches: Sequence[BranchSpec]) -> Iterator[BranchSpec]:
+    """Branches, and what leaves them."""
+    for branch in branches:
+        yield branch
+        yield from _all_branches(branch.branches)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +147,11 @@ class Planned:
         label: what tables call it; unique in the study.
         kind: "trunk", "whole" (a run with a decay of its own), or the kind of branch.
         run: its id; "" while the data is not prepared, since ids cover the shards' digests.
-        trunk: the id of the run it hangs on (its own, without parent).
+        trunk: the id of the run it hangs on (its own, without parent): a trunk, or a branch that is left in turn.
         config: the mathematics.
         start: step of its first update's predecessor: 0, or the branch point.
         stop: step it is trained to.
-        parent_tokens: tokens trained on before `start`, by its parents.
+        parent: of a branch, the plan of the run it hangs on.
     """
 
     label: str
@@ -143,7 +162,7 @@ class Planned:
     config: RunConfig
     start: int
     stop: int
-    parent_tokens: int = 0
+    parent: "Planned | None" = None
 
     @property
     def is_point(self) -> bool:
@@ -154,13 +173,23 @@ class Planned:
         """Tokens between two steps."""
         return (stop - start) * self.config.data.tokens_per_step
 
+    def tokens_at(self, step: int) -> int:
+        """Tokens trained on after `step` updates, the parents' included."""
+        before = self.parent.tokens_at(self.start) if self.parent else 0
+        return before + self.tokens(self.start, step)
+
+    def flops_at(self, step: int, convention: Convention) -> float:
+        """FLOPs of training up to `step`, each parent's part at its own row length and attention."""
+        before = self.parent.flops_at(self.start, convention) if self.parent else 0.0
+        length = self.config.data.sequence_length
+        return before + training_flops(self.config.model, length, self.tokens(self.start, step), convention)
+
     def entry(self) -> dict[str, Any]:
         """The row of plan.json: everything a reader of results needs, without the training code."""
         decay, counts = self.config.schedule.decay, parameter_counts(self.config.model)
-        total = self.parent_tokens + self.tokens(self.start, self.stop)
+        total = self.tokens_at(self.stop)
         # a run may stop before its decay's end, or go on after it
         d_decay = self.tokens(decay.start, min(decay.start + decay.steps, self.stop)) if decay else 0
-        length = self.config.data.sequence_length
         return {
             "label": self.label,
             "kind": self.kind,
@@ -176,7 +205,7 @@ class Planned:
             "D_total": total,
             "D_stable": total - d_decay,
             "D_decay": d_decay,
-            "flops": {name: training_flops(self.config.model, length, total, name) for name in get_args(Convention)},
+            "flops": {name: self.flops_at(self.stop, name) for name in get_args(Convention)},
         }
 
 
@@ -193,29 +222,54 @@ def plan_study(study: Study, digests: Mapping[str, str] | None = None) -> list[P
             raise UserError(f"run {spec.label!r} has neither a decay nor branches: nothing says how long it is")
         root = run_id(spec.config, digests) if digests is not None else ""
         kind = "whole" if spec.config.schedule.decay else "trunk"
-        planned.append(Planned(spec.label, kind, root, root, spec.label, spec.config, 0, spec.steps))
-        for branch in spec.branches:
-            config = branch.config(spec.config, root)
-            planned.append(
-                Planned(
-                    label=f"{spec.label}/{branch.label}",
-                    kind=branch.kind,
-                    run=run_id(config, digests) if digests is not None else "",
-                    trunk=root,
-                    trunk_label=spec.label,
-                    config=config,
-                    start=branch.start,
-                    stop=branch.stop,
-                    parent_tokens=branch.start * spec.config.data.tokens_per_step,
-                )
-            )
+        trunk = Planned(spec.label, kind, root, root, spec.label, spec.config, 0, spec.steps)
+        planned += [trunk, *_planned_branches(trunk, spec.branches, digests)]
     for entry in planned:
         schedules.check(entry.config.schedule)
+        if study.law is not None and entry.is_point:
+            _check_decayed(study.name, entry)
     labels = [entry.label for entry in planned]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
         raise UserError(f"study {study.name!r} has more than one run labelled {', '.join(sorted(twice))}")
     return planned
+
+
+def _check_decayed(study: str, entry: Planned) -> None:
+    """Raises a UserError for an end that a law would take for a decayed one, which would lie lower."""
+    decay = entry.config.schedule.decay
+    if decay is None or entry.stop < decay.start + decay.steps:
+        how = f"before its decay does, at step {decay.start + decay.steps}" if decay else "without a decay"
+        raise UserError(
+            f"study {study!r}: {entry.label!r} ends at step {entry.stop} {how}, and a law is fitted to decayed ends: "
+            f"let it decay to its end, or set law=None"
+        )
+
+
+def _planned_branches(
+    parent: Planned, branches: Sequence[BranchSpec], digests: Mapping[str, str] | None
+) -> Iterator[Planned]:
+    """The branches of a run, each followed by what leaves it."""
+    for branch in branches:
+        if parent.config.parent and not parent.start <= branch.start <= parent.stop:
+            raise UserError(
+                f"branch {branch.label!r} leaves {parent.label!r} at step {branch.start}, which trains from step "
+                f"{parent.start} to {parent.stop}: leave it there or in between"
+            )
+        config = branch.config(parent.config, parent.run)
+        entry = Planned(
+            label=f"{parent.label}/{branch.label}",
+            kind=branch.kind,
+            run=run_id(config, digests) if digests is not None else "",
+            trunk=parent.run,
+            trunk_label=parent.label,
+            config=config,
+            start=branch.start,
+            stop=branch.stop,
+            parent=parent,
+        )
+        yield entry
+        yield from _planned_branches(entry, branch.branches, digests)
 
 
 def training(planned: Sequence[Planned]) -> list[Planned]:

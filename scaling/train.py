@@ -123,6 +123,8 @@ def compile_dispatch(loss_fn: LossFn, optimizer: OptimizerFn, execution: Executi
             mesh=mesh,
             in_specs=(runs, rows_of_runs, runs, runs),
             out_specs=runs,
+            # kernels' loops and calls do not say what varies over devices
+            check_vma=execution.sparse_attention is None,
         ),
         out_shardings=NamedSharding(mesh, runs),  # as they came in, or the next call would compile again
         donate_argnums=0,

@@ -8,4 +8,11 @@ from analysis.figures.study_tables import command
 from analysis.plots.stable_phase import constant_rate_stability
 
 if __name__ == "__main__":
-    command("constant_rate_stability", constant_rate_stability, "points", "curves", "steadiness")
+    command(
+        "constant_rate_stability",
+        constant_rate_stability,
+        "points",
+        "curves",
+        "steadiness",
+        writer="python -m analysis.record_study constant_rate_stability --curves --steadiness",
+    )

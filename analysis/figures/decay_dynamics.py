@@ -8,4 +8,10 @@ from analysis.figures.study_tables import command
 from analysis.plots.dynamics import decay_dynamics
 
 if __name__ == "__main__":
-    command("decay_dynamics", decay_dynamics, "exponential", "one_minus_sqrt")
+    command(
+        "decay_dynamics",
+        decay_dynamics,
+        "exponential",
+        "one_minus_sqrt",
+        writer="python -m experiments.decay_dynamics",
+    )

@@ -8,4 +8,11 @@ from analysis.figures.study_tables import command
 from analysis.plots.stable_phase import when_to_decay
 
 if __name__ == "__main__":
-    command("when_to_decay", when_to_decay, "points", "curves", "cosine_horizon/points")
+    command(
+        "when_to_decay",
+        when_to_decay,
+        "points",
+        "curves",
+        "cosine_horizon/points",
+        writer="python -m analysis.record_study when_to_decay --curves",
+    )

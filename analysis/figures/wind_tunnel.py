@@ -22,7 +22,10 @@ def main(folder: Path = Path("analysis/results/wind_tunnel")) -> list[Path]:
     """
     result = read_json(folder / "best.json")
     if result is None or not (folder / "trials.csv").exists():
-        raise UserError(f"no trials.csv and best.json in {folder}: `windtunnel tune wind_tunnel` makes them")
+        raise UserError(
+            f"no trials.csv and best.json in {folder}: `windtunnel tune wind_tunnel` writes them into "
+            f"runs/studies/wind_tunnel-search/: draw those with `--folder runs/studies/wind_tunnel-search`"
+        )
     figures = search_figures(pd.read_csv(folder / "trials.csv"), result)
     return [path for stem, figure in figures.items() for path in save(figure, folder / stem)]
 

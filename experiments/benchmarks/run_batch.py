@@ -32,8 +32,8 @@ from scaling.storage import write_json
 
 Way = Literal["alone", "map", "vmap"]
 WAYS: tuple[Way, ...] = ("alone", "map", "vmap")
-# about 30k, 160k and 800k parameters on a CPU; 1M, 10M and 36M on an accelerator, in bfloat16
-CPU_SIZES, ACCELERATOR_SIZES = ("ladder-24", "ladder-60", "ladder-132"), ("ladder-148", "ladder-464", "ladder-884")
+# about 30k, 160k and 800k parameters on a CPU; 1M, 9M and 37M on an accelerator, in bfloat16, with heads of 32
+CPU_SIZES, ACCELERATOR_SIZES = ("ladder-24", "ladder-60", "ladder-132"), ("ladder-160", "ladder-448", "ladder-896")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ def main(
 
     Args:
         sizes: names of `experiments.benchmarks.train_shapes`; none: about 30k, 160k and 800k parameters on a CPU, 1M,
-            10M and 36M on an accelerator.
+            9M and 37M on an accelerator.
         runs: how many.
         steps: of a dispatch; 0: 2 on a CPU, 32 on an accelerator.
         rounds: how many alternating rounds.

@@ -21,9 +21,9 @@ from experiments.benchmarks.train_step_ours import random_rows
 from models import attention
 from scaling import mesh
 from scaling.accounting import parameter_counts
+from scaling.jobs import group_of_one
 from scaling.optimizers import hyper
 from scaling.run import dispatch_for, first_state
-from scaling.train import side_by_side
 
 H200_BYTES = 141e9
 # how layers are kept for the backward pass, and whether logits are chunked
@@ -76,13 +76,12 @@ def analyse(shape: Shape, remat: Literal["none", "block"], chunked: bool) -> dic
         execution = dataclasses.replace(execution, loss_chunk=0)
     alone = jax.eval_shape(lambda: first_state(config, execution))
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((execution.runs, *x.shape), x.dtype), alone)
-    inputs = random_rows(shape, 1), hyper(config.optimizer, config.model, np.zeros(1))
-    rows, scalars = side_by_side({0: inputs}, execution.runs)
-    counts = [1] + [0] * (execution.runs - 1)  # a group of one
+    scalars = hyper(config.optimizer, config.model, np.zeros(1))
+    *inputs, counts = group_of_one(random_rows(shape, 1), scalars, 1, execution)
     with _flash_attention_of_shapes() if backend == "cpu" else contextlib.nullcontext():
         dispatch = dispatch_for(config, execution)
         step = jax.jit(lambda state, rows, scalars: dispatch(state, rows, scalars, counts), donate_argnums=0)
-        found: Any = step.lower(state, rows, scalars).compile().memory_analysis()
+        found: Any = step.lower(state, *inputs).compile().memory_analysis()
     held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return {
         "parameters": _size(alone.params),

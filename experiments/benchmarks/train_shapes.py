@@ -67,5 +67,9 @@ def shape(name: str) -> Shape:
         return Shape(model, sequence_length=4096, batch_size=4, document_tokens=0)
     kind, _, width = name.partition("-")
     if kind == "ladder" and width.isdecimal():
-        return Shape(ladder_model(int(width), BYTES), sequence_length=128, batch_size=64)
+        try:
+            model = ladder_model(int(width), BYTES)
+        except ValueError as error:
+            raise UserError(f"benchmark: size {name!r}: {error}") from error
+        return Shape(model, sequence_length=128, batch_size=64)
     raise UserError(f"benchmark: no size {name!r}: use {', '.join(SHAPES)}, ladder-WIDTH, or one of {', '.join(NAMED)}")

@@ -16,10 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments.benchmarks.train_shapes import Shape
 from scaling import mesh
 from scaling.config import from_json
-from scaling.jobs import group_state
+from scaling.jobs import group_of_one, group_state
 from scaling.optimizers import hyper
 from scaling.run import dispatch_for, first_state
-from scaling.train import side_by_side
 
 
 def random_rows(shape: Shape, steps: int) -> dict[str, np.ndarray]:
@@ -40,12 +39,11 @@ def stepper(shape: Shape) -> tuple[Callable[[], float], dict[str, Any]]:
     dispatch = dispatch_for(config, execution)
     state = group_state({0: jax.device_get(first_state(config, execution))}, execution)
     rates = hyper(config.optimizer, config.model, np.full(steps, config.schedule.peak))
-    rows, rates = side_by_side({0: (random_rows(shape, steps), rates)}, execution.runs)
-    counts = [steps] + [0] * (execution.runs - 1)  # a group of one
+    inputs = group_of_one(random_rows(shape, steps), rates, steps, execution)
 
     def train() -> float:
         nonlocal state
-        state, metrics = dispatch(state, rows, rates, counts)
+        state, metrics = dispatch(state, *inputs)
         return float(np.asarray(metrics["loss"])[0, -1])
 
     return train, execution.fingerprint()

@@ -18,6 +18,7 @@ class BranchSpec(Protocol):
         start: step of the trunk at which it leaves.
         stop: step at which it ends, counted from the trunk's start.
         data: what it reads; None keeps the trunk's.
+        branches: what leaves this branch in turn, at its end or before.
     """
 
     @property
@@ -30,6 +31,8 @@ class BranchSpec(Protocol):
     def stop(self) -> int: ...  # noqa: D102
     @property
     def data(self) -> DataConfig | None: ...  # noqa: D102
+    @property
+    def branches(self) -> tuple["BranchSpec", ...]: ...  # noqa: D102
 
     def config(self, parent: RunConfig, parent_run: str) -> RunConfig:
         """The branch's run config, given the trunk's and its run id."""

@@ -6,7 +6,7 @@ The end of such a branch is one L(N, D) point (MiniCPM, section 4.5).
 import dataclasses
 import math
 
-from scaling.branches.contract import Branch
+from scaling.branches.contract import Branch, BranchSpec
 from scaling.config import DataConfig, DecayConfig, DecayShape, Parent, RunConfig
 from scaling.errors import UserError
 from scaling.objectives import next_token
@@ -23,6 +23,7 @@ class DecaySpec:
         final: fraction of the stable learning rate at the end; an exponential's half-life follows from it.
         data: another mixture for the decay; None keeps the trunk's.
         label: what the branch is called in tables; by default its length.
+        branches: what leaves this branch.
     """
 
     total_steps: int
@@ -31,6 +32,7 @@ class DecaySpec:
     final: float = 0.0
     data: DataConfig | None = None
     label: str = ""
+    branches: tuple[BranchSpec, ...] = ()
 
     kind = "decay"
 
@@ -67,14 +69,18 @@ class DecaySpec:
         """The branch's end."""
         return self.total_steps
 
+    @property
+    def decay(self) -> DecayConfig:
+        """What it does to the learning rate."""
+        half_life = self.decay_steps / -math.log2(self.final) if self.shape == "exponential" else 0.0
+        return DecayConfig(self.start, self.decay_steps, self.shape, self.final, half_life)
+
     def config(self, parent: RunConfig, parent_run: str) -> RunConfig:
         """The trunk's config with this decay, and possibly other data."""
-        half_life = self.decay_steps / -math.log2(self.final) if self.shape == "exponential" else 0.0
-        decay = DecayConfig(self.start, self.decay_steps, self.shape, self.final, half_life)
         return dataclasses.replace(
             parent,
             data=self.data or parent.data,
-            schedule=dataclasses.replace(parent.schedule, decay=decay),
+            schedule=dataclasses.replace(parent.schedule, decay=self.decay),
             parent=Parent(parent_run, self.start),
             branch=self.kind,
         )

@@ -6,7 +6,7 @@ floor; without a decay, the stable phase read off at a step.
 
 import dataclasses
 
-from scaling.branches.contract import Branch
+from scaling.branches.contract import Branch, BranchSpec
 from scaling.config import DataConfig, DecayConfig, Parent, RunConfig
 from scaling.errors import UserError
 from scaling.objectives import next_token
@@ -24,6 +24,7 @@ class ScheduleSpec:
         stop: step at which it ends, wherever its schedule stands there.
         decay: how the rate falls; it may begin after `start` and end before or after `stop`. None keeps it constant.
         data: another mixture; None keeps the trunk's.
+        branches: what leaves this branch.
     """
 
     label: str
@@ -31,6 +32,7 @@ class ScheduleSpec:
     stop: int
     decay: DecayConfig | None = None
     data: DataConfig | None = None
+    branches: tuple[BranchSpec, ...] = ()
 
     kind = "schedule"
 

@@ -10,6 +10,7 @@ import glob
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import sysconfig
 import zipfile
@@ -20,8 +21,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from scaling.config import SourceConfig
+from scaling.data import key_value
 from scaling.errors import UserError
 
+_HELDOUT_AT_MOST = 0.2
 KINDS = ".txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .zip"
 NO_TEST_PACKAGE = (
     "this interpreter comes without the standard library's `test` package, so the corpus is about 12 MB instead of "
@@ -58,16 +61,37 @@ def documents(source: SourceConfig, skipped: Counter[str] | None = None, section
     """
     skipped = Counter() if skipped is None else skipped
     found = False
-    for document in _python_stdlib(skipped) if source.kind == "python_stdlib" else _files(source, skipped):
+    for document in _documents(source, skipped):
         found = True
         yield from _sections(document, section_size) if section_size else (document,)
     if not found:
-        place = "the standard library" if source.kind == "python_stdlib" else repr(source.glob)
+        place = repr(source.glob) if source.kind == "files" else "the standard library"
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items()))
         raise UserError(
             f"source {source.domain!r}: no documents in {place} (skipped: {reasons or 'nothing'}); readable are "
             f"{KINDS}, with the text of .jsonl and .parquet under {source.text_key!r}"
         )
+
+
+def _documents(source: SourceConfig, skipped: Counter[str]) -> Iterator[Document]:
+    if source.kind == "python_stdlib":
+        return _python_stdlib(skipped)
+    return _files(source, skipped) if source.kind == "files" else _key_value(source, skipped)
+
+
+def _key_value(source: SourceConfig, skipped: Counter[str]) -> Iterator[Document]:
+    """Generated documents; lines of the standard library between their pairs are of modules that are trained on."""
+    if source.key_value is None:
+        raise UserError(f"source {source.domain!r}: kind 'key_value' needs key_value, a KeyValueConfig")
+    trained_on = (d.text for d in _python_stdlib(skipped) if unit_interval(d.unit) >= _HELDOUT_AT_MOST)
+    lines = list(itertools.chain.from_iterable(text.splitlines(keepends=True) for text in trained_on))
+    for number, text in enumerate(key_value.texts(source.key_value, lines)):
+        yield _document(f"key_value/{number}", text)
+
+
+def unit_interval(unit: str) -> float:
+    """Where a split unit falls between 0 and 1, by its hash; those below a task's fraction are held out."""
+    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8]) / 2**64
 
 
 def _sections(document: Document, size: int) -> Iterator[Document]:

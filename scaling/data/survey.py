@@ -1,7 +1,6 @@
 """What becomes of every document of a corpus: dropped, for training, or held out."""
 
 import dataclasses
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -52,7 +51,7 @@ def survey(task: TaskConfig, progress: Callable[[int, int], None]) -> Survey:
     """
     whole = _clean(task, progress, section_size=0)
     enough = math.ceil(1 / task.heldout_fraction)
-    if len(set(whole.units)) >= enough or task.source.kind == "python_stdlib":
+    if len(set(whole.units)) >= enough or task.source.kind != "files":
         return _split(task, whole, ())
     smallest, largest = SECTION_SIZES
     section_size = min(max(whole.kept_bytes // (4 * enough), smallest), largest)
@@ -82,7 +81,8 @@ def _clean(task: TaskConfig, progress: Callable[[int, int], None], section_size:
     read = kept = 0
     for document in sources.documents(task.source, dropped, section_size):
         data = document.text.encode()
-        reason = "too_short" if len(data) < task.min_bytes else duplicates.check(data)
+        too_long = 0 < task.max_bytes < len(data)
+        reason = "too_short" if len(data) < task.min_bytes else "too_long" if too_long else duplicates.check(data)
         keep.append(reason is None)
         if reason is None:
             units.append(document.unit)
@@ -105,7 +105,7 @@ def _split(task: TaskConfig, cleaned: _Cleaned, notes: tuple[str, ...]) -> Surve
 
 def _heldout_units(task: TaskConfig, units: Iterable[str]) -> set[str]:
     """Units whose hash falls below the fraction; at least the one with the smallest hash, and not all."""
-    hashes = {unit: int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8]) / 2**64 for unit in units}
+    hashes = {unit: sources.unit_interval(unit) for unit in units}
     if len(hashes) < 2:
         raise UserError(
             f"task {task.name!r}: {len(hashes)} document(s) of at least {task.min_bytes} bytes in "

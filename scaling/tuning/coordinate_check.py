@@ -34,7 +34,7 @@ import pandas as pd
 from flax import nnx
 
 from models import transformer
-from models.attention import rope_tables, visibility_bias
+from models.attention import dense, rope_tables
 from models.config import ModelConfig
 from scaling.config import OptimizerConfig
 from scaling.objectives import next_token
@@ -179,21 +179,21 @@ def forward(model: ModelConfig, params: Any, delta: Any, tokens_BT: jax.Array, r
         rates: holds `scale_emb` and `scale_depth`.
     """
     definition = nnx.split(nnx.eval_shape(lambda: transformer.Block(model, model.init_std, jax.random.key(0))))[0]
-    rope, bias_B1TT = rope_tables(model, tokens_BT.shape[1]), visibility_bias(tokens_BT.shape[1], None)
+    rope, attend = rope_tables(model, tokens_BT.shape[1]), dense("batched_matmul", tokens_BT.shape[1], None)
     residual_scale = rates.scale_depth / model.num_layers**0.5
 
     def layer(x_BTD: jax.Array, weights_and_delta: Any) -> tuple[jax.Array, tuple[Parts, Parts]]:
         weights, delta = weights_and_delta
         no_mlp = _with(weights, "mlp", "down", jnp.zeros_like(delta["mlp"]["down"]))
         block = nnx.merge(definition, weights)
-        middle_BTD = nnx.merge(definition, no_mlp)(x_BTD, residual_scale, rope, bias_B1TT, "batched_matmul")
-        out_BTD = block(x_BTD, residual_scale, rope, bias_B1TT, "batched_matmul")
+        middle_BTD = nnx.merge(definition, no_mlp)(x_BTD, residual_scale, rope, attend)
+        out_BTD = block(x_BTD, residual_scale, rope, attend)
         to_attention_BTD, to_mlp_BTD = block.attention_norm(x_BTD), block.mlp_norm(middle_BTD)
         changed_output = nnx.merge(definition, _with(weights, "attention", "output", delta["attention"]["output"]))
         changed_down = nnx.merge(definition, _with(weights, "mlp", "down", delta["mlp"]["down"]))
         effects = {name: to_attention_BTD @ delta["attention"][name] for name in ("query", "key", "value")}
         effects |= {name: to_mlp_BTD @ delta["mlp"][name] for name in ("gate", "up")}
-        effects["output"] = changed_output.attention(to_attention_BTD, rope, bias_B1TT, "batched_matmul")
+        effects["output"] = changed_output.attention(to_attention_BTD, rope, attend)
         effects["down"] = changed_down.mlp(to_mlp_BTD)
         added = {"attention": middle_BTD - x_BTD, "mlp": out_BTD - middle_BTD, "residual": out_BTD}
         return out_BTD, (added, effects)

@@ -15,6 +15,7 @@ The paper takes g(t) on the batch that step t is trained on, so that g(t+1) - g(
 too; here every quantity is also taken on one fixed batch, where it does not.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from models.config import ModelConfig
 from scaling.config import RunConfig
 from scaling.data.loader import Loader, open_streams
 from scaling.errors import UserError
-from scaling.jobs import group_state
+from scaling.jobs import group_of_one, group_state
 from scaling.mesh import Execution
 from scaling.objectives import next_token
 from scaling.optimizers import Hyper, hyper, parameter_groups
@@ -80,7 +81,8 @@ def largest_changes(v: Params) -> dict[str, jax.Array]:
 def replay(runner: Runner, trunk: RunConfig, branch: RunConfig, start: int, stop: int) -> pd.DataFrame:
     """Trains the end of a trunk and a branch again, from a checkpoint of the trunk, and measures every step.
 
-    The steps themselves are the engine's own program, one a dispatch, so the losses are those of the run's log.
+    The steps themselves are the engine's own program, one a dispatch, so the losses are those of the run's log but for
+    last digits.
 
     Args:
         runner: over the store that holds the trunk.
@@ -100,7 +102,7 @@ def replay(runner: Runner, trunk: RunConfig, branch: RunConfig, start: int, stop
     parent = branch.parent
     if parent is None or start > parent.step:
         raise UserError(f"replay from step {start}: name a branch that leaves its trunk there or later")
-    execution = runner.resolved(branch)
+    execution = dataclasses.replace(runner.resolved(branch), steps_per_dispatch=1)
     advance = dispatch_for(branch, execution)
     gradient = functools.partial(_gradient, branch.model, execution)
     loader = Loader(open_streams(branch.data, runner.data_dir, branch.seed), runner.timeline(branch))
@@ -119,8 +121,8 @@ def replay(runner: Runner, trunk: RunConfig, branch: RunConfig, start: int, stop
         if step == stop:
             break
         before = now
-        dispatch = _one_step(batch, scalars, execution.steps_per_dispatch)
-        group, metrics = advance(group, *dispatch, [1])
+        rows, values = jax.tree.map(lambda x: np.asarray(x)[None], (batch, scalars))
+        group, metrics = advance(group, *group_of_one(rows, values, 1, execution))
         loss = metrics["loss"][0, 0]
         table.append({"step": step + 1, "learning_rate": rate, "loss": loss, "fixed_loss": fixed_loss})
     return pd.DataFrame([{key: float(value) for key, value in row.items()} for row in table]).astype({"step": int})
@@ -158,9 +160,3 @@ def _compared(before: _Seen, after: _Seen) -> dict[str, jax.Array]:
     ):
         found |= {f"{name}_{quantity}": value for quantity, value in pair(g, g_next, v)._asdict().items()}
     return found
-
-
-def _one_step(batch: Batch, scalars: Hyper, size: int) -> tuple[Batch, Hyper]:
-    """A batch and its hyper-parameters as a dispatch of one run, of which one step of `size` is to be done."""
-    rows, values = jax.tree.map(lambda x: np.broadcast_to(x, (1, size, *np.shape(x))), (batch, scalars))
-    return rows, values

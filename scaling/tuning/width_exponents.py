@@ -41,20 +41,25 @@ def exponents(sizes: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         step, quantity, part, layer, exponent, standard_error (NaN where there are two sizes only), low and high (what
-        muP allows; NaN where it says nothing) and wrong: whether the exponent is further than `TOLERANCE` from that.
+        muP allows; NaN where it says nothing), wrong: whether the exponent is further than `TOLERANCE` from that, and
+        not_finite: the least width at which a size is not finite (then exponent is NaN, and wrong), else NaN.
     """
     rows: list[tuple[Any, ...]] = []
     keys = ["step", "quantity", "part", "layer"]
     for key, group in sizes.groupby(keys, sort=False):
         step, quantity, part, layer = cast(tuple[Any, ...], key)
-        if (group["rms"] <= 0).any() or not np.isfinite(group["rms"]).all():
-            continue  # no change yet, or the run has diverged
+        low, high = expected(quantity, part, step) or (np.nan, np.nan)
+        lost = group["width"][~np.isfinite(group["rms"])]
+        if len(lost):
+            rows.append((step, quantity, part, layer, np.nan, np.nan, low, high, True, lost.min()))
+            continue
+        if (group["rms"] <= 0).any():
+            continue  # no change yet
         fit = stats.linregress(np.log(group["width"]), np.log(group["rms"]))
         error = fit.stderr if len(group) > 2 else np.nan
-        low, high = expected(quantity, part, step) or (np.nan, np.nan)
         wrong = bool(fit.slope < low - TOLERANCE or fit.slope > high + TOLERANCE)
-        rows.append((step, quantity, part, layer, fit.slope, error, low, high, wrong))
-    return pd.DataFrame(rows, columns=[*keys, "exponent", "standard_error", "low", "high", "wrong"])
+        rows.append((step, quantity, part, layer, fit.slope, error, low, high, wrong, np.nan))
+    return pd.DataFrame(rows, columns=[*keys, "exponent", "standard_error", "low", "high", "wrong", "not_finite"])
 
 
 def broken_rules(table: pd.DataFrame) -> list[str]:
@@ -62,12 +67,13 @@ def broken_rules(table: pd.DataFrame) -> list[str]:
 
     Causes before traces: what an initial weight or an update's own size shows is said of it alone; a multiplier is
     blamed where the initial activation behind it is off and the weights are not; and only where none of them explains
-    it, a change that grows or shrinks is reported as such.
+    it, a change that grows or shrinks is reported as such. Before all of them comes what was not finite.
 
     Args:
         table: as `exponents` returns it.
     """
-    wrong = table[table["wrong"]]
+    lost = table[table["not_finite"].notna()]
+    wrong = table[table["wrong"] & table["not_finite"].isna()]
 
     def parts(quantity: str, among: tuple[str, ...], step: int | None = None) -> list[str]:
         rows = wrong[(wrong["quantity"] == quantity) & (step is None or wrong["step"] == step)]
@@ -85,4 +91,7 @@ def broken_rules(table: pd.DataFrame) -> list[str]:
         activations = ("embedding", "attention", "mlp", "residual", "features", "logits")
         causes = [f"effect of {part}'s update" for part in parts("effect", (*TABLES, *HIDDEN))]
         causes += [f"change of {part}" for part in parts("change", activations)]
-    return causes
+    if lost.empty:
+        return causes
+    first = lost[lost["step"] == lost["step"].min()]
+    return [f"not finite from step {first['step'].iloc[0]} at width {first['not_finite'].min():.0f}", *causes]

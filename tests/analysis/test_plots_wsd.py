@@ -1,6 +1,8 @@
 """Figures of the studies of schedules: what stands where, and that nothing stands on anything else."""
 
 import itertools
+import re
+import runpy
 
 import numpy as np
 import pandas as pd
@@ -174,6 +176,21 @@ def test_spikes_are_a_rate_and_every_rate_has_its_colour(figures):
     assert all(found == colours[0] for found in colours)
 
 
+def test_a_rate_that_a_size_lacks_and_a_trunk_that_failed_at_once_leave_the_others_drawn():
+    ends, trunks, steady = stability()
+    failed = steady["label"] == "w24-seed0-rate0.1"
+    nulls = steady[failed].head(1).assign(tokens=np.nan, steps=np.nan, grad_norm=np.nan, spikes=np.nan)
+    steady = pd.concat([steady[~failed & (steady["label"] != "w16-seed0-rate0.1")], nulls])
+    figure = stable_phase.constant_rate_stability(
+        ends, trunks[~trunks["run"].str.startswith("w24-seed0-rate0.1")], steady
+    )
+    figure.draw_without_rendering()
+    grid = np.array(figure.axes).reshape(4, 2)
+    assert [len(axes.lines) for axes in grid[1]] == [1, 2]
+    drawn = [np.isfinite(line.get_ydata().astype(float)).sum() for line in grid[1, 1].lines]
+    assert drawn == [10, 0]
+
+
 def test_the_decay_is_marked_where_it_begins(figures):
     for axes in figures["dynamics"].axes:
         assert axes.lines[0].get_xdata()[0] == 1100
@@ -187,5 +204,34 @@ def test_a_figure_lies_beside_its_tables_and_a_missing_one_is_named(tmp_path, co
         "cosine_horizon/cosine_horizon.png",
         "cosine_horizon/cosine_horizon.pdf",
     ]
-    with pytest.raises(UserError, match=r"decay_share/points.csv: run the study decay_share and then `python -m"):
+    with pytest.raises(UserError, match=r"decay_share/points.csv: `windtunnel run decay_share`, then `python -m"):
         draw_tables(wsd.decay_share, tmp_path, "decay_share", ("decay_share/points", "cosine_horizon/points"))
+
+
+def written_by(script, results, monkeypatch, capsys):
+    """The commands that a figure's script names for the first table that is not there."""
+    monkeypatch.setattr("sys.argv", [script, "--results", str(results)])
+    with pytest.raises(SystemExit):
+        runpy.run_module(f"analysis.figures.{script}", run_name="__main__")
+    return re.findall("`(.*?)`", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("script", "writer"),
+    [
+        ("constant_rate_stability", "python -m analysis.record_study constant_rate_stability --curves --steadiness"),
+        ("when_to_decay", "python -m analysis.record_study when_to_decay --curves"),
+        ("decay_dynamics", "python -m experiments.decay_dynamics"),
+        ("decay_shapes", "python -m analysis.record_study decay_shapes"),
+    ],
+)
+def test_the_command_that_writes_a_missing_table_is_named(script, writer, tmp_path, monkeypatch, capsys):
+    assert written_by(script, tmp_path, monkeypatch, capsys) == [f"windtunnel run {script}", writer]
+
+
+def test_another_studys_table_is_written_by_its_own_command(tmp_path, monkeypatch, capsys):
+    (tmp_path / "when_to_decay").mkdir()
+    for name in ("points", "curves"):
+        (tmp_path / "when_to_decay" / f"{name}.csv").touch()
+    said = written_by("when_to_decay", tmp_path, monkeypatch, capsys)
+    assert said == ["windtunnel run cosine_horizon", "python -m analysis.record_study cosine_horizon"]

@@ -29,6 +29,25 @@ def test_names_are_shapes_and_what_is_asked_otherwise_changes_them():
             shape(name)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rounds", "0"], "0 rounds of 1 seconds: at least 1"),
+        (["--rounds", "1", "--seconds", "0"], "1 rounds of 0 seconds"),
+        (["--rows", "0"], "batch_size is 0: it must be at least 1"),
+        (["--sequence-length", "-1"], "sequence_length is -1: it must be at least 1"),
+        (["ladder-15"], "size 'ladder-15': ladder width 15: it must be a positive multiple of 4"),
+    ],
+)
+def test_what_cannot_be_timed_is_a_sentence(monkeypatch, capsys, options, says):
+    monkeypatch.setattr("sys.argv", ["windtunnel", "bench", "train", "A", *options])
+    monkeypatch.setattr("scaling.environment.prepare", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
 def test_the_limit_is_the_data_sheets_for_its_type_and_else_what_was_measured():
     rounds = {OURS: [Round(1.0, 0.0, gflops) for gflops in (210.0, 190.0, 200.0)]}
     half, whole = shape("minicpm-0.1b"), shape("A")
@@ -43,7 +62,7 @@ def test_utilisation_counts_the_head_and_causal_attention():
     wanted, model = shape("minicpm-1.2b"), NAMED["minicpm-1.2b"]
     matrices = 1_247_442_432 - (2 * 52 + 1) * 1536  # the published count without its gains
     flops = 6 * (matrices + 73_440 * 1536) + 6 * 52 * 4097 * 24 * 64
-    result = summarise(wanted, {OURS: [Round(0.5 * 989e12 / flops, 0.0, None)]}, "NVIDIA H200")
+    result = summarise(wanted, [{OURS: [Round(0.5 * 989e12 / flops, 0.0, None)]}], "NVIDIA H200")
     assert model.num_layers == 52
     assert result["utilisation"][OURS] == pytest.approx(0.5, rel=1e-6)
 

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -14,8 +16,8 @@ def test_help_of_every_command_loads_nothing_heavy():
     code = f"""
 import contextlib, io, sys
 from experiments.cli import main
-for command in ([], ["plan"], ["run"], ["status"], ["fit"], ["data"], ["doctor"]):
-    sys.argv = ["windtunnel", *command, "--help"]
+for name in ",plan,run,tune,status,fit,predict,allocate,suggest,data,bench,doctor".split(","):
+    sys.argv = ["windtunnel", *filter(None, [name]), "--help"]
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             main()
@@ -58,7 +60,7 @@ BAD = {
     ),
     "unknown key": (
         "tiny.decay(30, shaer=0.1)",
-        "unexpected keyword argument 'shaer' (it has total_steps, share, shape, final, data, label)",
+        "unexpected keyword argument 'shaer' (it has total_steps, share, shape, final, data, label, branches)",
     ),
     "warm-up": (
         "tiny.study(config=tiny.changed(schedule=tiny.ScheduleConfig(0.1, 99)))",
@@ -138,6 +140,26 @@ def test_failed_run_is_named_with_its_reason_and_its_branches(windtunnel, study_
     assert "t/30 failed: left out, because t failed: non-finite loss" in said
     assert {row.state for row in status(RunStore(tmp_path / "runs"), "tiny").values()} == {"failed"}
     assert "nothing left to train" in windtunnel("run", study_file(hot), "--no-report")[1]
+
+
+def test_a_run_whose_end_is_not_finite_is_named_and_the_exit_code_is_1(windtunnel, study_file, monkeypatch):
+    from scaling.run import Runner
+
+    original = Runner.state_at
+
+    def broken(runner, config, run, step):
+        stored = original(runner, config, run, step)
+        if not config.branch:
+            return stored
+        params = jax.tree.map(lambda x: x * np.float32("nan"), stored.state.params)
+        return stored._replace(state=stored.state._replace(params=params))
+
+    monkeypatch.setattr(Runner, "state_at", broken)
+    for _ in range(2):  # trained, and found there
+        code, out, _ = windtunnel("run", study_file(SHORT), "--no-report")
+        assert code == 1
+        assert "t/30 failed: the loss on tiny_code after step 30 is not finite" in " ".join(out.split())
+    assert "1 failed" in windtunnel("status", "tiny")[1]
 
 
 BLOCKER = """

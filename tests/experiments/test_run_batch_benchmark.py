@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from experiments.benchmarks.run_batch import WAYS, Turn, summarise, trainer
-from experiments.benchmarks.train_shapes import Shape
+from experiments.benchmarks.run_batch import ACCELERATOR_SIZES, WAYS, Turn, summarise, trainer
+from experiments.benchmarks.train_shapes import Shape, shape
 from models.config import ladder_model
+from scaling import mesh
 from scaling.config import ExecutionConfig
 
 SHAPE = Shape(ladder_model(8, 259), sequence_length=16, batch_size=4, execution=ExecutionConfig(steps_per_dispatch=2))
@@ -27,6 +30,13 @@ def test_rounds_under_load_do_not_count_where_there_are_quiet_ones():
     assert summarise(SHAPE, 8, [turns(1.0, 0.5, 1.0), *loaded])["ratio"]["map"] == 2.0
     result = summarise(SHAPE, 8, loaded)
     assert (result["ratio"]["map"], result["quiet_rounds"]) == (9.0, 0)
+
+
+@pytest.mark.parametrize("name", ACCELERATOR_SIZES)
+def test_an_accelerators_sizes_have_heads_for_its_fast_attention(name):
+    one = shape(name)
+    model, data = dataclasses.replace(one.model, compute_dtype="bfloat16"), one.run_config().data
+    assert mesh.resolve(one.execution, data, model, "gpu").attention == "cudnn"
 
 
 @pytest.mark.parametrize("way", WAYS)

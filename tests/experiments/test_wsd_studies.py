@@ -1,14 +1,19 @@
 """What the studies of schedules ask: that they compare what they say, and train nothing twice."""
 
 import re
+import runpy
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from experiments import decay_dynamics, small_model_more_data
 from experiments.decay_dynamics import KEPT, table
 from experiments.quickstart import LADDER
+from scaling import environment
 from scaling.config import canonical, to_json
+from scaling.data import sources
 from scaling.schedules import learning_rate
 from scaling.study import load_study, plan_study
 
@@ -113,6 +118,14 @@ def test_shapes_end_where_their_names_say_after_one_length(plans):
     assert len({entry.config.schedule.decay.shape for entry in points(plan)}) == 7
 
 
+@pytest.mark.parametrize(("notes", "text", "longest"), [((), 30e6, 1280), ((sources.NO_TEST_PACKAGE,), 11e6, 640)])
+def test_no_branch_is_longer_than_the_text_there_is(monkeypatch, notes, text, longest):
+    monkeypatch.setattr(sources, "notes", lambda source: notes)
+    found = [entry.entry() for entry in plan_study(small_model_more_data.study()) if entry.is_point]
+    assert max(row["D_total"] for row in found) < text
+    assert max(round(row["D_total"] / row["N"]) for row in found) == longest
+
+
 def test_every_decay_has_the_constant_rate_beside_it(plans):
     _, plan = plans["when_to_decay"]
     ends = {entry.label: (entry.start, entry.stop) for entry in points(plan)}
@@ -142,6 +155,15 @@ def test_the_replayed_stretch_is_as_long_as_the_decays_and_meets_them(plans):
         assert stretch.stop - stretch.start == decay.stop - decay.start
     assert trunk.stop == decays[0].start
     assert [final_rate(decay) for decay in decays] == pytest.approx([0.1, 0.0])
+
+
+def test_the_replay_is_a_process_prepared_for_training(monkeypatch):
+    asked = []
+    monkeypatch.setattr(environment, "prepare", lambda: asked.append(True))
+    monkeypatch.setattr(sys, "argv", ["decay_dynamics", "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(decay_dynamics.__file__, run_name="__main__")
+    assert asked == [True]
 
 
 def test_a_recorded_table_keeps_four_digits_and_the_largest_change():

@@ -6,11 +6,12 @@ import shutil
 import pytest
 import tiny
 
-from scaling import storage
+from scaling import evaluate, mesh, storage
 from scaling.data import shards
 from scaling.data.shards import open_prepared
 from scaling.errors import UserError
 from scaling.records import RunStore, plan
+from scaling.study import EvaluationConfig
 
 
 @pytest.fixture
@@ -52,3 +53,23 @@ def test_the_plan_says_how_many_bytes_a_training_token_is(edited, tmp_path):
     without = tiny.executor(dataclasses.replace(wanted, law=None), tmp_path, data_dir)
     without.write_plan()
     assert plan(RunStore(tmp_path), "tiny")["law"] is None
+
+
+def test_evaluation_bounds_its_logits_by_its_own_rows(tmp_path, data_dir, monkeypatch):
+    """Where those of a training batch need no bound, those of many longer rows may."""
+    monkeypatch.setattr(mesh, "_CPU_LOGITS_BYTES", 2 * 16 * 259 * 4)  # two rows of training
+    rows, original = [], evaluate._by_row
+
+    def spying(loss):
+        def by_row(params, batch, scalars):
+            rows.append(len(batch["tokens"]))
+            return original(loss)(params, batch, scalars)
+
+        return by_row
+
+    monkeypatch.setattr(evaluate, "_by_row", spying)
+    study = dataclasses.replace(tiny.study((tiny.decay(30),)), evaluation=EvaluationConfig((tiny.CODE,), 640, 128))
+    made = tiny.execute(study, tmp_path, data_dir)
+    assert made.runner.resolved(made.entries[1].config).loss_chunk == 0
+    assert rows == [2, 2, 2]  # of five rows one on each device at a time
+    assert len(made.store.evaluations(made.entries[1].run)) == 1

@@ -151,8 +151,10 @@ class Killed(BaseException):
     pass
 
 
-def test_killed_while_one_of_a_group_is_saved_the_rest_is_made_up_for(tmp_path, data_dir, executed, monkeypatch):
-    original, calls = run_module.Checkpoints.save, iter(range(3))
+@pytest.mark.parametrize("place", [(run_module.Checkpoints, "save"), (RunStore, "write_result")], ids=lambda x: x[1])
+def test_killed_while_one_of_a_group_is_saved_the_rest_is_made_up_for(tmp_path, data_dir, executed, monkeypatch, place):
+    """Killed before a result, a run has its last checkpoint already: it was computed as its group was."""
+    original, calls = getattr(*place), iter(range(3))
 
     def save(*args, **kwargs):
         if next(calls, None) is None:
@@ -160,7 +162,7 @@ def test_killed_while_one_of_a_group_is_saved_the_rest_is_made_up_for(tmp_path, 
         original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.Checkpoints, "save", save)
+        patch.setattr(*place, save)
         with pytest.raises(Killed):
             tiny.execute(executed.study, tmp_path, data_dir)
     tiny.execute(executed.study, tmp_path, data_dir)

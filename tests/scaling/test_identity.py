@@ -1,18 +1,31 @@
 import copy
 import dataclasses
+import json
 
 import pytest
 import tiny
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scaling.config import ExecutionConfig, Parent, RunConfig, from_json, to_json
-from scaling.identity import run_id
+from models.config import RopeScaling, SelectionConfig
+from scaling.config import ExecutionConfig, Parent, RunConfig, canonical, from_json, to_json
+from scaling.identity import identity, run_id
 from scaling.study import EvaluationConfig, LawConfig, plan_study
 
 DIGESTS = {"tiny_code": "c0de", "tiny_prose": "9r05e"}
 BRANCH = dataclasses.replace(
     tiny.whole(tiny.TRUNK, start=24, steps=6), data=tiny.MIXED, parent=Parent("0123456789abcdef", 24), branch="decay"
+)
+
+# the same with every field that came later, which is left out of an identity at its default
+FULL = dataclasses.replace(
+    BRANCH,
+    model=dataclasses.replace(
+        BRANCH.model,
+        attention=("dense", "sparse"),
+        sparse=SelectionConfig(block=8, kernel=4, stride=2, blocks=3, init_blocks=1, local_blocks=1, dense_len=16),
+        rope_scaling=RopeScaling("longrope", 4.0, 16, (1.5, 2.5), (1.0, 1.25)),
+    ),
 )
 
 
@@ -29,6 +42,17 @@ OTHER_WORDS = {
     "bytes": "sentencepiece",
     "files": "python_stdlib",
     "one_minus_sqrt": "linear",
+    "exact": "coarse",
+}
+# where no other value of the same kind is valid by itself: fields of the model
+OTHERS = {
+    ("num_layers",): {"num_layers": 4, "attention": ("dense", "sparse") * 2},
+    ("head_dim",): {"head_dim": 8, "rope_scaling": RopeScaling("longrope", 4.0, 16, (1.5, 2.5) * 2, (1.0, 1.25) * 2)},
+    ("attention", 0): {"attention": ("sparse", "sparse")},
+    ("attention", 1): {"attention": ("sparse", "dense")},
+    ("sparse", "stride"): {"sparse": dataclasses.replace(FULL.model.sparse, stride=4)},
+    ("sparse", "init_blocks"): {"sparse": dataclasses.replace(FULL.model.sparse, init_blocks=2)},
+    ("rope_scaling", "kind"): {"rope_scaling": RopeScaling("dynamic_ntk", 4.0, 16)},
 }
 
 
@@ -41,7 +65,7 @@ def leaves(data, path=()):
 
 
 def plain():
-    return copy.deepcopy(to_json(BRANCH) | {"data": {**to_json(BRANCH.data), "mixture": mixture()}})
+    return json.loads(canonical(to_json(FULL) | {"data": {**to_json(FULL.data), "mixture": mixture()}}))
 
 
 def mixture():
@@ -49,6 +73,8 @@ def mixture():
 
 
 def with_leaf(path, change):
+    if path[0] == "model" and path[1:] in OTHERS:
+        return dataclasses.replace(FULL, model=dataclasses.replace(FULL.model, **OTHERS[path[1:]]))
     data = plain()
     place = data
     for key in path[:-1]:
@@ -76,12 +102,20 @@ def id_of(config):
 
 @pytest.mark.parametrize("path", list(leaves(plain())), ids=lambda path: ".".join(map(str, path)))
 def test_every_field_is_in_the_identity_unless_it_is_a_permission(path):
-    assert (id_of(with_leaf(path, other)) == id_of(BRANCH)) == permitted(path)
+    assert (id_of(with_leaf(path, other)) == id_of(FULL)) == permitted(path)
 
 
 def test_no_field_escapes_the_test_above():
-    for config in (BRANCH, BRANCH.model, BRANCH.data, BRANCH.schedule, BRANCH.schedule.decay, BRANCH.optimizer):
+    parts = (FULL, FULL.model, FULL.data, FULL.schedule, FULL.schedule.decay, FULL.optimizer)
+    for config in (*parts, FULL.model.sparse, FULL.model.rope_scaling):
         assert all(value is not None for value in vars(config).values())
+
+
+def test_a_field_that_came_later_is_no_part_of_an_identity_at_its_default():
+    """So an id is the same as before there was the field; away from the default it is another run."""
+    plain = identity(BRANCH, digests_of(BRANCH))["model"]
+    assert not {"attention", "sparse", "rope_scaling"} & plain.keys()
+    assert id_of(BRANCH) != id_of(FULL)
 
 
 @given(st.sampled_from(["peak", "warmup_steps"]), st.integers(0, 9), st.integers(0, 9))

@@ -1,10 +1,11 @@
+import contextlib
 import dataclasses
 
 import jax
 import pytest
 import tiny
 
-from models.config import NAMED
+from models.config import NAMED, SelectionConfig
 from scaling import mesh
 from scaling.config import DataConfig, ExecutionConfig
 from scaling.errors import UserError
@@ -55,9 +56,18 @@ def test_an_explicit_choice_that_cannot_be_had_is_refused(asked, says):
         ("tpu", {"compute_dtype": "bfloat16", "head_dim": 64}, 4096, "dot_product_attention"),
     ],
 )
-def test_cudnn_attends_where_it_can(backend, model, length, chosen):
+def test_cudnn_attends_where_it_can_and_where_the_shape_alone_forbids_it_that_is_said_once(
+    backend, model, length, chosen
+):
+    mesh._warn_of_slow_attention.cache_clear()
     data = DataConfig(tiny.DATA.mixture, sequence_length=length, batch_size=4)
-    assert mesh.resolve(ExecutionConfig(), data, dataclasses.replace(tiny.MODEL, **model), backend).attention == chosen
+    fallback = (backend, model["compute_dtype"], chosen) == ("gpu", "bfloat16", "dot_product_attention")
+    said = f"heads of {model['head_dim']} and rows of {length} tokens are not for cuDNN's flash attention, .* choose"
+    with pytest.warns(UserWarning, match=said) if fallback else contextlib.nullcontext():
+        found = mesh.resolve(ExecutionConfig(), data, dataclasses.replace(tiny.MODEL, **model), backend)
+    assert found.attention == chosen
+    again = mesh.resolve(ExecutionConfig(), data, dataclasses.replace(tiny.MODEL, **model), backend)
+    assert again == found  # a second warning would be an error here
 
 
 @pytest.mark.parametrize(("backend", "limit"), [("cpu", 2**24), ("gpu", 2**31)])
@@ -107,6 +117,7 @@ def test_devices_go_to_runs_first_and_all_of_them_to_the_mesh(monkeypatch, there
         (1, "gpu", tiny.MODEL, 8),
         (1, "gpu", NAMED["minicpm-0.1b"], 1),
         (4, "gpu", NAMED["minicpm-0.1b"], 4),
+        (1, "gpu", dataclasses.replace(tiny.MODEL, attention="sparse", sparse=SelectionConfig()), 1),
     ],
 )
 def test_groups_are_made_where_there_is_something_to_gain(monkeypatch, there, backend, model, expected):
@@ -114,6 +125,18 @@ def test_groups_are_made_where_there_is_something_to_gain(monkeypatch, there, ba
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert mesh.room(ExecutionConfig(), tiny.changed(model=model)).runs == expected
     assert mesh.room(ExecutionConfig(runs_per_group=3), tiny.changed(model=model)).runs == 3
+
+
+@pytest.mark.parametrize("asked", [0, 1, 2])
+@pytest.mark.parametrize("runs", [1, 2, 3, 5, 8, 9])
+@pytest.mark.parametrize("there", [1, 2, 3, 4, 6, 16])
+def test_groups_are_planned_for_the_sets_of_devices_that_they_get(monkeypatch, there, runs, asked):
+    monkeypatch.setattr(jax, "device_count", lambda: there)
+    execution = ExecutionConfig(devices=min(asked, there))
+    made = mesh.resolve(execution, tiny.DATA, tiny.MODEL, runs=runs)
+    assert mesh.room(execution, tiny.TRUNK).sets(runs) == made.run_devices
+    side_by_side = dataclasses.replace(execution, run_axis="vmap")
+    assert mesh.room(side_by_side, tiny.TRUNK).sets(runs) == 1
 
 
 def test_what_the_host_holds_of_a_dispatch_bounds_the_group():

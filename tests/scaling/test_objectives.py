@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from scaling.objectives import next_token
+from scaling.objectives import each_target, next_token
 
 LOGITS = 4 * jax.random.normal(jax.random.key(0), (2, 6, 11))
 TABLE = jnp.eye(11)  # features that are the logits
@@ -117,3 +117,13 @@ def test_chunks_bound_the_logits_that_exist() -> None:
     assert plain > 1024 * logits
     assert all(size < 4 * chunk * logits + 2 * table + 2**20 for size in chunked)
     assert chunked[1] - chunked[0] < 3072 * logits / 50
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_each_target_has_its_own_nats_and_is_or_is_not_the_likeliest(chunk: int) -> None:
+    nats_BT, likeliest_BT = each_target(LOGITS, TABLE, TOKENS, chunk)
+    expected = [[-log_p()[b, t, TOKENS[b, t + 1]] for t in range(6)] for b in range(2)]
+    np.testing.assert_allclose(nats_BT, expected, rtol=1e-5)
+    np.testing.assert_array_equal(likeliest_BT, log_p().argmax(axis=-1) == np.asarray(TOKENS[:, 1:]))
+    first = TOKENS.at[:, 1:].set(LOGITS.argmax(axis=-1))
+    assert each_target(LOGITS, TABLE, first, chunk)[1].all()

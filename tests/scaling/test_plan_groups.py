@@ -1,15 +1,18 @@
 """Which runs of a plan are trained together."""
 
 import dataclasses
+import functools
 import math
 
+import jax
 import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaling import mesh
 from scaling.branches.schedule import ScheduleSpec
-from scaling.config import OptimizerConfig
+from scaling.config import ExecutionConfig, OptimizerConfig
 from scaling.groups import groups, places
 from scaling.mesh import Room
 from scaling.study import RunSpec, plan_study
@@ -26,7 +29,7 @@ def sweep(*configs, branches=(), **study):
 
 
 def grouped(study, runs=8, sets=1):
-    made = groups(planned(study), lambda config: Room(runs, sets))
+    made = groups(planned(study), lambda config: Room(runs, lambda n: sets))
     return [[entry.label for entry in group.entries] for group in made]
 
 
@@ -74,7 +77,7 @@ def test_trunks_come_before_their_branches_and_those_of_all_trunks_together():
 )
 def test_groups_are_of_one_size_with_a_place_left_over_at_most(limit, sizes, runs):
     study = sweep(*(tiny.whole(tiny.changed(seed=seed), 24, 6) for seed in range(7)))
-    made = groups(planned(study), lambda config: Room(limit, 1))
+    made = groups(planned(study), lambda config: Room(limit, lambda n: 1))
     assert [len(group.entries) for group in made] == sizes
     assert {group.runs for group in made} == {runs}  # so that they share a program
 
@@ -85,8 +88,8 @@ def test_runs_of_like_length_come_together():
 
 
 def test_two_ends_of_one_run_are_one_member():
-    study = sweep(tiny.TRUNK, branches=(ScheduleSpec("a", 24, 30), ScheduleSpec("b", 24, 36), tiny.decay(30)))
-    made = groups(planned(study), lambda config: Room(8, 1))
+    study = sweep(tiny.TRUNK, branches=(ScheduleSpec("a", 24, 30), ScheduleSpec("b", 24, 36), tiny.decay(30)), law=None)
+    made = groups(planned(study), lambda config: Room(8, lambda n: 1))
     assert [(group.label, group.runs) for group in made] == [("r0", 1), ("r0/b", 1), ("r0/30", 1)]
 
 
@@ -114,6 +117,25 @@ def test_a_run_that_would_leave_devices_idle_has_them_to_itself(steps, sets, alo
     found = grouped(lengths(*steps), runs=16, sets=sets)
     assert [len(group) for group in found] == [1] * alone + [len(steps) - alone] * (alone < len(steps))
     assert [group[0] for group in found[:alone]] == [f"r{i}" for i in range(alone)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "there", "sizes", "how"),
+    [
+        ((40, 40), 4, [2], (2, 2, 1)),  # devices of a run, sets of devices, runs of a set
+        ((40,) * 8, 16, [8], (2, 8, 1)),
+        ((40,) * 3, 4, [1, 2], None),  # the third has all devices to itself
+        ((40, 10), 4, [1, 1], None),
+    ],
+)
+def test_more_devices_than_runs_leave_the_runs_together(monkeypatch, steps, there, sizes, how):
+    monkeypatch.setattr(jax, "device_count", lambda: there)
+    execution = ExecutionConfig()
+    found = groups(planned(lengths(*steps)), functools.partial(mesh.room, execution))
+    assert [len(group.entries) for group in found] == sizes
+    if how:
+        made = mesh.resolve(execution, tiny.DATA, tiny.MODEL, runs=found[0].runs)
+        assert (made.devices, made.run_devices, made.lanes) == how
 
 
 def test_groups_fill_all_devices():

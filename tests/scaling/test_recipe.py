@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import tiny
 from hypothesis import given
@@ -36,6 +38,15 @@ def test_three_ways_to_say_one_budget():
     said = [Budget(20), Budget(20 * N, "tokens"), Budget(6 * N * 20 * N, "flops")]
     assert [budget.tokens(model, 128) for budget in said] == pytest.approx([20 * N] * 3)
     assert len({budget.label for budget in said}) == 3
+
+
+@pytest.mark.parametrize("shape", ["one_minus_sqrt", "linear"])
+def test_a_whole_run_is_trunk_and_branch_in_one(shape):
+    ladder = Ladder(CODE, (Budget(20), Budget(40)), share=0.2, shape=shape, learning_rate=0.03)
+    run, whole = ladder.run(16, seed=3), ladder.whole(16, Budget(40), seed=3)
+    branch = run.branches[1].config(run.config, "")
+    assert whole == dataclasses.replace(branch, parent=None, branch="")
+    assert whole.schedule.decay.start + whole.schedule.decay.steps == run.branches[1].stop
 
 
 def bpe(name, **fields):

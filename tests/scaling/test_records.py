@@ -6,7 +6,7 @@ import tiny
 
 from scaling import storage
 from scaling.errors import UserError
-from scaling.records import ResultRow, RunStore, points, status
+from scaling.records import ResultRow, RunStore, measurements, points, status
 
 
 def row_of(run, state="complete", step=10, reason=None):
@@ -134,3 +134,20 @@ def test_a_finished_study_is_read_without_its_training_code(undisturbed):
     assert dataclasses.asdict(RunStore(undisturbed).result(table["run"][0]))["measured"]["seconds"] > 0
     assert len(RunStore(undisturbed).log(table["trunk"][0])) == 40
     assert tiny.outcome(undisturbed).keys() == {*table["run"], table["trunk"][0]}
+
+
+def test_measurements_are_kept_by_step_digest_and_measure_and_read_by_the_plans(store):
+    store.add_measurements(
+        "b", 12, "e", "retrieval", [{"depth": 0.5, "accuracy": 0.1}, {"depth": 0.9, "accuracy": 0.2}]
+    )
+    store.add_measurements("b", 12, "e", "loss_by_position", [{"first": 1, "last": 8, "nats_per_token": 2.0}])
+    store.add_measurements("b", 12, "other", "retrieval", [{"depth": 0.5, "accuracy": 0.9}])
+    store.add_measurements("b", 11, "e", "retrieval", [{"depth": 0.5, "accuracy": 0.8}])
+    store.add_measurements("b", 12, "e", "retrieval", [{"depth": 0.5, "accuracy": 0.3}])  # in place of both rows
+    assert len(store.measurements("b")) == 4
+    found = measurements(store, "s", "retrieval")
+    assert found.to_dict("records") == [
+        {"label": "t/1", "run": "b", "N": 100, "D_total": 64 * 12, "depth": 0.5, "accuracy": 0.3}
+    ]
+    assert measurements(store, "s", "loss_by_position")["nats_per_token"].tolist() == [2.0]
+    assert measurements(store, "s", "else").empty

@@ -12,14 +12,16 @@ import pytest
 import tiny
 
 from models.config import ModelConfig
+from scaling import execute as execute_module
 from scaling import run as run_module
 from scaling import step_log, storage
+from scaling.branches.schedule import ScheduleSpec
 from scaling.checkpoint import Checkpoints
 from scaling.config import OptimizerConfig, Parent
 from scaling.data.loader import Loader
 from scaling.errors import UserError
 from scaling.jobs import Goal
-from scaling.records import RunStore
+from scaling.records import RunStore, points, status
 from scaling.run import Runner, dispatch_for
 from scaling.study import RunSpec
 from scaling.train import InterruptedRunError
@@ -356,7 +358,7 @@ def test_diverging_run_is_marked_its_branches_left_out_and_the_others_go_on(tmp_
 
 def test_branch_before_the_failure_of_an_extended_trunk_is_trained(store, data_dir, monkeypatch):
     made = tiny.executor(tiny.study(), store, data_dir)
-    made.runner.fail(made.entries[0].run, "non-finite loss nan at step 40")
+    made.runner.fail(made.entries[0].config, 40, "non-finite loss nan at step 40")
     made = tiny.execute(tiny.study((tiny.decay(40), tiny.decay(50, shape="cosine"))), store, data_dir)
     states = [made.store.result(entry.run) for entry in made.entries]
     assert states[0].state == "failed"
@@ -382,6 +384,88 @@ def test_parameters_that_are_not_finite_at_the_very_end_fail_the_run(tmp_path, d
     assert result.state == "failed"
     assert result.reason == "the loss on tiny_code after step 30 is not finite"
     assert made.is_finished()
+    rows = status(made.store, "tiny")
+    assert [(row.state, row.done, row.reason) for row in rows.values()] == [
+        ("complete", 24, None),
+        ("failed", 30, result.reason),
+    ]
+    assert points(made.store, "tiny").empty
+
+
+def read_off(*stops):
+    """A study of one run without decay that is read off at several steps."""
+    return tiny.study(tuple(ScheduleSpec(f"at{stop}", 24, stop) for stop in stops), law=None)
+
+
+@pytest.fixture
+def not_finite_at_28(monkeypatch):
+    """Training after 28 updates gives a loss that is not finite."""
+    original = run_module.dispatch_for
+
+    def breaking(config, execution):
+        dispatch = original(config, execution)
+
+        def broken(state, rows, hyper, counts):
+            steps = np.asarray(state.step)[:, None] + np.arange(execution.steps_per_dispatch)
+            state, metrics = dispatch(state, rows, hyper, counts)
+            return state, metrics | {"loss": np.where(steps >= 28, np.nan, metrics["loss"])}
+
+        return broken
+
+    monkeypatch.setattr(run_module, "dispatch_for", breaking)
+
+
+def states(made):
+    return {label: (row.state, row.done) for label, row in status(made.store, made.study.name).items()}
+
+
+def test_what_was_read_off_before_a_failure_stays_a_point(tmp_path, data_dir, not_finite_at_28, dispatches):
+    made = tiny.execute(read_off(26, 32), tmp_path, data_dir)
+    expected = {"t": ("complete", 24), "t/at26": ("complete", 26), "t/at32": ("failed", 28)}
+    assert states(made) == expected
+    assert points(made.store, "tiny")["label"].tolist() == ["t/at26"]
+    assert made.is_finished()
+    # asked for after the failure, a stop before it is replayed to; one at it is not
+    before = sum(dispatches)
+    made = tiny.execute(read_off(25, 26, 28, 32), tmp_path, data_dir)
+    assert states(made) == expected | {"t/at25": ("complete", 25), "t/at28": ("failed", 28)}
+    assert points(made.store, "tiny")["label"].tolist() == ["t/at25", "t/at26"]
+    assert made.is_finished()
+    assert sum(dispatches) == before + 1
+
+
+def test_a_stop_whose_loss_is_not_finite_fails_the_run_from_there(tmp_path, data_dir, monkeypatch):
+    """Though its training went on to a later one."""
+    original = execute_module.evaluate
+    evaluated = iter([1.0, np.nan])
+    monkeypatch.setattr(execute_module, "evaluate", lambda *args: original(*args) | {"nats_per_token": next(evaluated)})
+    made = tiny.execute(read_off(25, 26, 32), tmp_path, data_dir)
+    assert states(made) == {
+        "t": ("complete", 24),
+        "t/at25": ("complete", 25),
+        "t/at26": ("failed", 26),
+        "t/at32": ("failed", 26),
+    }
+    result = made.store.result(made.entries[1].run)
+    assert (result.tokens, result.unique_tokens, result.train_loss) == (26 * 64, 26 * 64, None)
+    assert made.is_finished()
+    assert points(made.store, "tiny")["nats_per_token/code"].tolist() == [1.0]
+
+
+def test_a_failed_replay_is_not_complete_because_the_end_lies_there(tmp_path, data_dir, monkeypatch, not_finite_at_28):
+    """Killed before its result was written, with an earlier checkpoint damaged, whose replay then goes wrong."""
+    runner, goal = runner_of(tmp_path, data_dir), Goal(tiny.TRUNK, 40, [24, 32])
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "dispatch_for", dispatch_for)  # as it was before
+        patch.setattr(RunStore, "write_result", kill_at(0, RunStore.write_result))
+        with pytest.raises(Killed):
+            runner.ensure([goal])
+    run = runner.run_id(tiny.TRUNK)
+    damage(runner, run, 32)
+    with pytest.warns(UserWarning, match="checkpoint 32 .* is damaged"):
+        runner.ensure([goal])
+    result = runner.store.result(run)
+    assert (result.state, result.step) == ("failed", 28)
 
 
 def test_more_than_the_corpus_has_is_an_error_before_anything_is_trained(tmp_path, data_dir, dispatches):

@@ -24,7 +24,7 @@ def spec(stop, decay=COSINE, start=5):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, data_dir):
     """A cosine over 30 steps read off before, at and after its end, and a trunk read off at its step 24."""
-    wanted = tiny.study((spec(12), spec(30), spec(36), spec(24, decay=None, start=20), tiny.decay(30)))
+    wanted = tiny.study((spec(12), spec(30), spec(36), spec(24, decay=None, start=20), tiny.decay(30)), law=None)
     return tiny.execute(wanted, tmp_path_factory.mktemp("schedules"), data_dir)
 
 
@@ -41,7 +41,7 @@ def test_every_stop_is_a_point_with_the_loss_of_the_uninterrupted_run_stopped_th
     found = points(made.store, "tiny").set_index("label")
     assert len(found) == 5
     for stop in (12, 36):
-        alone = tiny.execute(tiny.study((spec(stop),)), tmp_path / str(stop), data_dir)
+        alone = tiny.execute(tiny.study((spec(stop),), law=None), tmp_path / str(stop), data_dir)
         (row,) = points(RunStore(alone.store.root), "tiny").to_dict("records")
         # trained in other company, so to rounding
         assert found.loc[row["label"], "nats_per_token/code"] == pytest.approx(row["nats_per_token/code"], rel=1e-5)
@@ -61,7 +61,8 @@ def test_a_stable_end_is_the_trunk_there(made):
 
 
 def test_tokens_of_decay_are_those_that_were_trained_under_it():
-    entries = {entry.label: entry.entry() for entry in plan_study(tiny.study((spec(12), spec(36), spec(24, None, 20))))}
+    study = tiny.study((spec(12), spec(36), spec(24, None, 20)), law=None)
+    entries = {entry.label: entry.entry() for entry in plan_study(study)}
     per_step = tiny.DATA.tokens_per_step
     found = {label: (row["D_total"], row["D_stable"], row["D_decay"]) for label, row in entries.items()}
     assert found["t/cosine-12"] == (12 * per_step, 5 * per_step, 7 * per_step)

@@ -60,7 +60,7 @@ def test_two_branches_that_are_one_run_are_one_run():
 def test_a_run_read_off_at_two_steps_is_trained_once_to_the_later():
     decay = DecayConfig(6, 24)
     early, late = (ScheduleSpec(f"at{stop}", 6, stop, decay) for stop in (20, 30))
-    entries = trunk, first, second = planned(tiny.study((early, late)))
+    entries = trunk, first, second = planned(tiny.study((early, late), law=None))
     assert first.run == second.run
     assert training(entries) == [trunk, second]
     spent, apart = flops_with_and_without_branching(entries)
@@ -99,6 +99,26 @@ def test_what_makes_no_sense_is_a_sentence_before_anything_runs(make, words):
         make()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("branches", "words"),
+    [
+        ((ScheduleSpec("kept", 24, 30),), "'t/kept' ends at step 30 without a decay"),
+        (
+            (tiny.decay(30), ScheduleSpec("early", 24, 29, DecayConfig(24, 6))),
+            "'t/early' ends at step 29 before its decay does, at step 30",
+        ),
+    ],
+)
+def test_an_end_that_is_not_decayed_is_refused_where_a_law_is_asked_for(branches, words):
+    with pytest.raises(UserError) as caught:
+        planned(tiny.study(branches))
+    way_out = "a law is fitted to decayed ends: let it decay to its end, or set law=None"
+    assert str(caught.value) == f"study 'tiny': {words}, and {way_out}"
+    assert len(planned(tiny.study(branches, law=None))) == 1 + len(branches)
+    over = ScheduleSpec("floor", 24, 33, DecayConfig(24, 6))  # goes on at its floor
+    assert len(planned(tiny.study((tiny.decay(30), over)))) == 3
 
 
 def test_config_comes_back_from_json_whole():

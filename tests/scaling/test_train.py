@@ -11,11 +11,11 @@ import tiny
 from models import transformer
 from scaling import mesh
 from scaling.config import ExecutionConfig
-from scaling.jobs import group_state
+from scaling.jobs import group_of_one, group_state
 from scaling.objectives import next_token
 from scaling.optimizers import Hyper, hyper, optimizer
 from scaling.run import dispatch_for, first_state, loss_fn
-from scaling.train import InterruptedRunError, Member, TrainState, side_by_side, train
+from scaling.train import InterruptedRunError, Member, TrainState, train
 
 CONFIG = tiny.TRUNK
 K = 4
@@ -45,8 +45,7 @@ def first(config, execution):
 
 def advance(execution, state, rows, scalars, count):
     """What the program of a group of one makes of its run."""
-    inputs = side_by_side({0: (rows, scalars)}, execution.runs)
-    return dispatch_for(CONFIG, execution)(state, *inputs, [count] + [0] * (execution.runs - 1))
+    return dispatch_for(CONFIG, execution)(state, *group_of_one(rows, scalars, count, execution))
 
 
 def of_run(tree, place=0):
@@ -115,7 +114,7 @@ def test_steps_together_and_one_by_one_have_the_same_bits():
     assert float(metrics["loss"][0, 3]) == 0  # not computed
 
 
-def test_hyper_parameters_do_not_recompile():
+def test_hyper_parameters_do_not_recompile(caplog):
     execution = resolved()
     dispatch = dispatch_for(CONFIG, execution)
     state = first(CONFIG, execution)
@@ -129,6 +128,10 @@ def test_hyper_parameters_do_not_recompile():
         model=dataclasses.replace(CONFIG.model, scale_emb=3.0, scale_depth=0.7, init_std=0.02),
     )
     assert dispatch_for(other, execution) is dispatch
+    first_state(CONFIG, execution)
+    with jax.log_compiles():
+        first_state(other, execution)
+    assert not [record for record in caplog.records if "jit(build)" in record.getMessage()]
 
 
 @pytest.mark.parametrize("field", ["scale_emb", "scale_depth", "init_std"])

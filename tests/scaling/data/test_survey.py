@@ -71,3 +71,15 @@ def test_a_corpus_of_one_short_text_is_an_error(tmp_path):
     task = TaskConfig("one", SourceConfig("files", "code", str(tmp_path / "*.txt")))
     with pytest.raises(UserError, match=r"1 document.s. of at least 64 bytes .* held-out split needs two"):
         survey(task, ignore)
+
+
+def test_a_bucket_holds_documents_of_its_lengths_alone(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, size in enumerate([50, 100, 101, 150, 151, 152, 400]):
+            archive.writestr(f"{number}.txt", f"{number}" * size)
+    source = SourceConfig("files", "d", str(path))
+    task = TaskConfig("bucket", source, heldout_fraction=0.5, near_duplicates=1.0, min_bytes=101, max_bytes=150)
+    found = survey(task, ignore)
+    assert [fate != DROPPED for fate in found.fates] == [False, False, True, True, False, False, False]
+    assert found.dropped == {"too_short": 2, "too_long": 3}

@@ -26,6 +26,7 @@ def model(width):
 
 
 MODELS = [model(width) for width in WIDTHS]
+UNTIED = [dataclasses.replace(m, tied_embeddings=False) for m in MODELS]
 
 
 def measured(models, steps=0):
@@ -36,15 +37,20 @@ def found(models, steps=0):
     return broken_rules(exponents(measured(models, steps)))
 
 
-def found_at_large_width(sizes, steps=0):
+def found_at_large_width(sizes, steps=0, models=MODELS):
     """For a rule that is patched: at the base width every rule is 1, and sizes are those without the patch."""
     base = sizes[(sizes["width"] == WIDTHS[0]) & (sizes["step"] <= steps)]
-    return broken_rules(exponents(pd.concat([base, measured(MODELS[1:], steps)])))
+    return broken_rules(exponents(pd.concat([base, measured(models[1:], steps)])))
 
 
 @pytest.fixture(scope="module")
 def sizes():
     return measured(MODELS, steps=2)
+
+
+@pytest.fixture(scope="module")
+def untied_sizes():
+    return measured(UNTIED, steps=1)
 
 
 @pytest.fixture
@@ -70,6 +76,12 @@ def test_mup_passes(sizes):
     assert first[["embedding", "attention_norm", "final_norm"]].to_numpy() == pytest.approx(0.0, abs=0.01)
 
 
+def test_mup_passes_with_a_head_of_its_own(untied_sizes):
+    table = exponents(untied_sizes)
+    assert broken_rules(table) == []
+    assert "head" in set(table["part"][table["quantity"] == "update"])
+
+
 def test_first_step_has_the_size_of_its_rate(sizes):
     wide = sizes[(sizes["width"] == 256) & (sizes["step"] == 1) & (sizes["quantity"] == "update")].set_index("part")
     assert wide.loc["down", "rms"].to_numpy() == pytest.approx(0.01 / 16, rel=0.02)
@@ -91,7 +103,19 @@ def test_a_group_with_the_wrong_rate_is_named(group, sizes, monkeypatch, compile
     assert found_at_large_width(sizes, steps=1) == [f"learning rate of {part}" for part in parts]
 
 
-@pytest.mark.parametrize("part", ["embedding", *HIDDEN, "final_norm"])
+def test_an_untied_heads_wrong_rate_is_named(untied_sizes, monkeypatch, compiled_anew):
+    compiled_anew(check._update)
+    right = optimizers._group_rates
+
+    def wrong(config, model):
+        rates = right(config, model)
+        return rates | {"head": rates["head"] / model.width_multiplier}
+
+    monkeypatch.setattr(optimizers, "_group_rates", wrong)
+    assert found_at_large_width(untied_sizes, steps=1, models=UNTIED) == ["learning rate of head"]
+
+
+@pytest.mark.parametrize("part", ["embedding", *HIDDEN, "final_norm", "head"])
 def test_a_tensor_with_the_wrong_initial_size_is_named(part, monkeypatch):
     right = transformer.init
 
@@ -101,7 +125,7 @@ def test_a_tensor_with_the_wrong_initial_size_is_named(part, monkeypatch):
         return jax.tree_util.tree_map_with_path(scaled, right(config, *arguments))
 
     monkeypatch.setattr(transformer, "init", wrong)
-    assert found(MODELS) == [f"initial size of {part}"]
+    assert found(UNTIED if part == "head" else MODELS) == [f"initial size of {part}"]
 
 
 @pytest.mark.parametrize(("field", "parts"), [("scale_emb", ["embedding"]), ("scale_depth", ["attention", "mlp"])])
@@ -133,6 +157,21 @@ def test_logits_that_are_not_divided_are_named(sizes, monkeypatch, compiled_anew
     right = transformer.features
     monkeypatch.setattr(transformer, "features", lambda model, *a, **k: model.width_multiplier * right(model, *a, **k))
     assert found_at_large_width(sizes) == ["multiplier of logits"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_named_with_its_step_and_width(sizes, value):
+    """A run that diverged keeps no rule: what it leaves of the table would pass."""
+    wide = (sizes["width"] == 256) & (sizes["step"] == 2)
+    activations = sizes["quantity"].isin(["activation", "change"])
+    table = exponents(sizes.assign(rms=sizes["rms"].mask(wide & activations, value)))
+    assert broken_rules(table) == ["not finite from step 2 at width 256"]
+    lost = table[table["not_finite"] == 256]
+    assert set(lost["quantity"]) == {"activation", "change"}
+    assert lost["wrong"].all()
+    assert lost["exponent"].isna().all()
+    other = exponents(sizes.assign(rms=sizes["rms"].mask(sizes["step"] == 1, value)))  # at all widths
+    assert broken_rules(other)[0] == "not finite from step 1 at width 16"
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_changes_are_those_of_matrices_and_largest_over_layers():
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory, data_dir):
     """The tiny study with its trunk's checkpoint at step 24, from which its longer branch is replayed."""
-    alone = dataclasses.replace(tiny.EXECUTION, runs_per_group=1)  # computed as a replay is, bit by bit
+    alone = dataclasses.replace(tiny.EXECUTION, runs_per_group=1)  # on all devices, as a replay is
     made = tiny.execute(tiny.study(execution=alone), tmp_path_factory.mktemp("dynamics"), data_dir)
     trunk, _, branch = made.entries
     return made, branch, replay(made.runner, trunk.config, branch.config, start=24, stop=50)
@@ -89,8 +89,17 @@ def test_a_replay_is_the_run(replayed):
     logged += tiny.log(made.store.root, branch.run)
     assert table["step"].tolist() == [row["step"] for row in logged] == list(range(25, 51))
     assert table["learning_rate"].tolist() == [row["learning_rate"] for row in logged]
-    assert table["loss"].tolist() == [row["loss"] for row in logged]
+    np.testing.assert_allclose(table["loss"], [row["loss"] for row in logged], rtol=1e-6)
     np.testing.assert_allclose(table["batch_norm"], [row["grad_norm"] for row in logged], rtol=1e-5)
+
+
+def test_a_replay_where_devices_do_not_share_a_batch_is_the_run_too(tmp_path, data_dir):
+    """With one device a run there are two sets of devices, of which one has nothing to do."""
+    execution = dataclasses.replace(tiny.EXECUTION, runs_per_group=1, devices=1)
+    made = tiny.execute(tiny.study((tiny.decay(30),), execution=execution), tmp_path, data_dir)
+    trunk, branch = made.entries
+    table = replay(made.runner, trunk.config, branch.config, start=24, stop=30)
+    np.testing.assert_allclose(table["loss"], [row["loss"] for row in tiny.log(tmp_path, branch.run)], rtol=1e-6)
 
 
 def test_a_replay_ends_in_the_runs_own_checkpoint(replayed):
