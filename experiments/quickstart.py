@@ -2,8 +2,8 @@
 
 Command: `make quickstart`, or `windtunnel run quickstart`.
 Cost: 2.9e13 FLOPs (6ND); 12 minutes on two cores.
-Result: L = 0.71 + 22 / N^0.40 + 35 / D^0.29; the largest size predicted to 0.7%; 173 bytes per parameter (8 to
-1,366) at 1e14 FLOPs. See `LOG.md`.
+Result: L = 0.72 + 30 / N^0.44 + 32 / D^0.28; the largest size predicted to 0.8%; 253 bytes per parameter (9 to
+1,883) at 1e14 FLOPs. See `LOG.md`.
 """
 
 from scaling.config import MixtureComponent, SourceConfig, TaskConfig
