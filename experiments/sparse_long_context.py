@@ -36,9 +36,9 @@ CODE = TaskConfig("python_stdlib_4096", SourceConfig("python_stdlib", domain="co
 SPARSE = SelectionConfig(block=32, kernel=16, stride=8, blocks=16, init_blocks=1, local_blocks=4, dense_len=LENGTH)
 
 
-def pairs(documents: int, size: int, heldout_fraction: float) -> TaskConfig:
+def pairs(documents: int, size: int, heldout_fraction: float, shortest: int = 0) -> TaskConfig:
     """Key-value text in documents of about `size` bytes, with some lines of code between the pairs."""
-    text = KeyValueConfig(documents, size, repeats=0.7, filler=0.2)
+    text = KeyValueConfig(documents, size, shortest, repeats=0.7, filler=0.2)
     source = SourceConfig("key_value", domain=f"key_value_{size}", key_value=text)
     return TaskConfig(
         f"key_value_{size}",
@@ -49,7 +49,7 @@ def pairs(documents: int, size: int, heldout_fraction: float) -> TaskConfig:
     )
 
 
-PAIRS, LONG_PAIRS = pairs(4000, 1024, 0.05), pairs(250, 4096, 0.25)
+PAIRS, LONG_PAIRS = pairs(11_000, 1024, 0.05, shortest=64), pairs(250, 4096, 0.25)
 
 
 def half_and_half(task: TaskConfig) -> tuple[MixtureComponent, ...]:

@@ -21,7 +21,9 @@ class KeyValueConfig:
 
     Attributes:
         documents: how many.
-        bytes: of a document, at least.
+        bytes: of a document, and the rest of its last line.
+        shortest: if not 0, documents are of all sizes from this to `bytes`, as many of each scale: in short ones there
+            is little to choose from, which is where a model begins to learn.
         repeats: share of the pairs that repeat one further up in the document.
         filler: share of lines that are of the standard library, not pairs: every document draws its own between 0 and
             this. They come from modules that no held-out split of a fifth or less holds.
@@ -31,6 +33,7 @@ class KeyValueConfig:
 
     documents: int
     bytes: int
+    shortest: int = 0
     repeats: float = 0.5
     filler: float = 0.0
     key_letters: int = 2

@@ -107,7 +107,7 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float | None]:
 def retrieval(config: RetrievalConfig, haystack: Shards, scores: Scores) -> list[dict[str, Any]]:
     """How often the model's likeliest tokens are the whole answer, by length and depth.
 
-    Each digit of an answer is judged given the right ones before it, which says as much as letting the model write.
+    Each letter of an answer is judged given the right ones before it, which says as much as letting the model write.
 
     Args:
         config: the tests.

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 # Queries scored at a time: without a kernel the pooled keys' scores of a chunk exist, with one the blocks' alone.
 _CHUNK = {"reference": 128, "xla": 128, "pallas_gpu": 4096, "pallas_tpu": 4096}
-_KERNEL_OF_PLATFORM: dict[str, Backend] = {"gpu": "pallas_gpu", "cuda": "pallas_gpu", "tpu": "pallas_tpu"}
+_KERNEL_OF_PLATFORM: dict[str, Backend] = {"gpu": "pallas_gpu", "tpu": "pallas_tpu"}
 
 
 class KernelFallbackWarning(UserWarning):
@@ -102,6 +102,7 @@ def select_blocks(
     arguments = (q_BTHh.shape, k_BSKh.shape, q_BTHh.dtype, config, segments_BT is not None)
     name = _resolve(backend, lambda name: _scoring_kernels(name).unsupported(*arguments))
     scorer: selection.Scorer = selection.block_scores
+    _check_chip(name, interpret)
     if name in ("pallas_gpu", "pallas_tpu"):
         scorer = functools.partial(_scoring_kernels(name).block_scores, interpret=interpret)
     return selection.select_blocks(q_BTHh, k_BSKh, config, segments_BT, chunk or _CHUNK[name], scorer)
@@ -147,6 +148,7 @@ def block_sparse_attention(
         raise ValueError(f"v has shape {v_BSKh.shape} and k {k_BSKh.shape}: they must be equal")
     scale = q_BTHh.shape[-1] ** -0.5 if scale is None else scale
     name = resolve(backend, q_BTHh.shape, k_BSKh.shape, q_BTHh.dtype, block, segments_BT is not None)
+    _check_chip(name, interpret)
     if name == "reference":
         return reference.attention(q_BTHh, k_BSKh, v_BSKh, ids_BKTn, segments_BT, block=block, scale=scale)
     N = num_blocks(k_BSKh.shape[1], block)
@@ -289,6 +291,17 @@ def _platform() -> str:
     return device.platform if device is not None else jax.default_backend()
 
 
+def _check_chip(name: Backend, interpret: Any) -> None:
+    """That a kernel, named or not, is on its chip, or in an interpreter."""
+    platform = _platform()
+    for chip, kernel in _KERNEL_OF_PLATFORM.items():
+        if name == kernel and interpret is None and platform != chip:
+            raise ValueError(
+                f"{name} runs on a {chip.upper()}, and this process computes on a {platform}: use backend='auto' or "
+                "'xla', or give interpret"
+            )
+
+
 @functools.cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, KernelFallbackWarning, stacklevel=4)
@@ -309,6 +322,8 @@ def _check_shapes(q_BTHh: jax.Array, k_BSKh: jax.Array, segments_BT: jax.Array |
 
 
 def _check_ids(ids_BKTn: jax.Array, q_shape: Shape, k_shape: Shape, block: int) -> None:
+    if block < 1:
+        raise ValueError(f"block {block}: a block has at least one token")
     B, T, K, N = *q_shape[:2], k_shape[2], num_blocks(k_shape[1], block)
     if ids_BKTn.ndim != 4 or ids_BKTn.shape[:3] != (B, K, T):
         raise ValueError(

@@ -253,22 +253,9 @@ class _DkDv:
 
     how: _How
 
-    def __call__(
-        self,
-        q: Any,
-        do: Any,
-        statistics: Any,
-        k: Any,
-        v: Any,
-        item_block: Any,
-        item_start: Any,
-        item_count: Any,
-        tiles: Any,
-        members: Any,
-        *rest: Any,
-    ) -> None:
+    def __call__(self, q: Any, do: Any, statistics: Any, k: Any, v: Any, *rest: Any) -> None:
         """Takes references: operands, results and scratch."""
-        *documents, dk, dv, kv_XSh, kv_loaded, stages = rest
+        item_block, item_start, item_count, tiles, members, *documents, dk, dv, kv_XSh, kv_loaded, stages = rest
         row_segments, key_segments = documents or (None, None)
         b, kv, program = map(lax.axis_index, hopper.GRID)
         pieces = jnp.int32(self.how.block // KEYS)

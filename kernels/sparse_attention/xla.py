@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from kernels.sparse_attention.config import num_blocks
-from kernels.sparse_attention.tables import union_tables
+from kernels.sparse_attention.tables import MAX_TILE, union_tables
 
-# Tokens of a tile, and keys of a slab. Larger tiles make larger products and larger unions.
-_TILE, _SLAB = 16, 512
+# Rows of a tile's products if its 8 to 32 tokens allow, and keys of a slab; as measured on two CPU cores. Larger tiles
+# make larger products and larger unions, larger slabs fewer steps and scores that leave the cache.
+_ROWS, _SLAB = 128, 256
 
 
 class _Keys(NamedTuple):
@@ -106,13 +107,20 @@ def backward(
     S, K = k_BSKh.shape[1:3]
     G = H // K
     keys, tiles = _arrange(q_BTHh, k_BSKh, v_BSKh, ids_BKTn, segments_BT, block)
-    do_BQtKGh = _tiled(do_BTHh).reshape(tiles.q_tKGh.shape)
-    lse, delta = (_tiled(x_BHT.swapaxes(1, 2)).reshape(B, -1, _TILE, K, G) for x_BHT in (lse_BHT, delta_BHT))
+    tile = _tile_tokens(G)
+    do_BQtKGh = _tiled(do_BTHh, tile).reshape(tiles.q_tKGh.shape)
+    lse, delta = (_tiled(x_BHT.swapaxes(1, 2), tile).reshape(B, -1, tile, K, G) for x_BHT in (lse_BHT, delta_BHT))
 
     def row(arrays: tuple[_Keys, _Tile, _Cotangents]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        keys, *tiles = arrays
+        keys, tiles, results = arrays
+
+        def add(
+            dkv: tuple[jax.Array, jax.Array], tile: tuple[_Tile, _Cotangents]
+        ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+            return _tile_gradients(keys, *tile, scale, dkv)
+
         zeros = jnp.zeros(keys.k_KNch.shape, jnp.float32)
-        dkv, dq_QtKGh = jax.lax.scan(lambda dkv, tile: _tile_gradients(keys, *tile, scale, dkv), (zeros, zeros), tiles)
+        dkv, dq_QtKGh = jax.lax.scan(add, (zeros, zeros), (tiles, results))
         return dq_QtKGh, dkv
 
     dq_BQtKGh, gradients = jax.lax.map(row, (keys, tiles, _Cotangents(do_BQtKGh, lse, delta)))
@@ -120,11 +128,16 @@ def backward(
     return dq_BQtKGh.reshape(B, -1, H, h)[:, :T], dk, dv
 
 
-def _tiled(x_BTx: jax.Array) -> jax.Array:
+def _tile_tokens(G: int) -> int:
+    """Tokens of a tile: as many as make `_ROWS` rows with the group's G heads, but 8 to 32."""
+    return max(8, min(MAX_TILE, _ROWS // G))
+
+
+def _tiled(x_BTx: jax.Array, tile: int) -> jax.Array:
     """Pads T to whole tiles and splits it: [B, Q, tile, ...]."""
     B, T = x_BTx.shape[:2]
-    x_BTx = jnp.pad(x_BTx, ((0, 0), (0, -T % _TILE), *[(0, 0)] * (x_BTx.ndim - 2)))
-    return x_BTx.reshape(B, -1, _TILE, *x_BTx.shape[2:])
+    x_BTx = jnp.pad(x_BTx, ((0, 0), (0, -T % tile), *[(0, 0)] * (x_BTx.ndim - 2)))
+    return x_BTx.reshape(B, -1, tile, *x_BTx.shape[2:])
 
 
 def _arrange(
@@ -138,26 +151,26 @@ def _arrange(
     """Keys by block and queries by tile, with B leading everything and Q second in tiles."""
     B, _, H, h = q_BTHh.shape
     S, K = k_BSKh.shape[1:3]
-    N = num_blocks(S, block)
+    N, tile = num_blocks(S, block), _tile_tokens(H // K)
 
     def by_block(x_BSx: jax.Array) -> jax.Array:
         x_BSx = jnp.pad(x_BSx, ((0, 0), (0, N * block - S), *[(0, 0)] * (x_BSx.ndim - 2)))
         return x_BSx.reshape(B, N, block, *x_BSx.shape[2:])
 
     k_BKNch, v_BKNch = (by_block(x_BSKh).transpose(0, 3, 1, 2, 4) for x_BSKh in (k_BSKh, v_BSKh))
-    tables = union_tables(ids_BKTn, _TILE, N)
+    tables = union_tables(ids_BKTn, tile, N)
     W = _slab_blocks(block, N)
     spare = ((0, 0), (0, 0), (0, 0), (0, -tables.blocks_BKQU.shape[-1] % W))  # whole slabs; no member there
     blocks, members = (jnp.pad(x, spare).swapaxes(1, 2) for x in (tables.blocks_BKQU, tables.members_BKQU))
-    q_BQtKGh = _tiled(q_BTHh).reshape(B, -1, _TILE, K, H // K, h)
+    q_BQtKGh = _tiled(q_BTHh, tile).reshape(B, -1, tile, K, H // K, h)
     Q = q_BQtKGh.shape[1]
-    first_query = jnp.broadcast_to(_TILE * jnp.arange(Q, dtype=jnp.int32), (B, Q))
+    first_query = jnp.broadcast_to(tile * jnp.arange(Q, dtype=jnp.int32), (B, Q))
     return (
         _Keys(k_BKNch, v_BKNch, None if segments_BT is None else by_block(segments_BT)),
         _Tile(
             first_query,
             q_BQtKGh,
-            None if segments_BT is None else _tiled(segments_BT),
+            None if segments_BT is None else _tiled(segments_BT, tile),
             blocks,
             members,
             tables.counts_BKQ.max(axis=1),
@@ -182,7 +195,8 @@ def _gather(keys: _Keys, tile: _Tile, j: jax.Array) -> _Slab:
     W = _slab_blocks(block, N)
     ids_KW = jax.lax.dynamic_slice_in_dim(tile.blocks_KU, j * W, W, axis=1)
     members_KW = jax.lax.dynamic_slice_in_dim(tile.members_KU, j * W, W, axis=1)
-    token_t = jnp.arange(_TILE, dtype=jnp.int32)
+    t = tile.q_tKGh.shape[0]
+    token_t = jnp.arange(t, dtype=jnp.int32)
     member_KtW1 = (members_KW[:, None, :, None] >> token_t[:, None, None] & 1) == 1
     key_K1Wc = (ids_KW[..., None] * block + jnp.arange(block, dtype=jnp.int32))[:, None]
     visible_KtWc = member_KtW1 & (key_K1Wc <= (tile.first_query + token_t)[:, None, None])
@@ -192,7 +206,7 @@ def _gather(keys: _Keys, tile: _Tile, j: jax.Array) -> _Slab:
     def take(x_KNch: jax.Array) -> jax.Array:
         return x_KNch[jnp.arange(K)[:, None], ids_KW].reshape(K, W * block, h)
 
-    return _Slab(ids_KW, take(keys.k_KNch), take(keys.v_KNch), visible_KtWc.reshape(K, _TILE, W * block))
+    return _Slab(ids_KW, take(keys.k_KNch), take(keys.v_KNch), visible_KtWc.reshape(K, t, W * block))
 
 
 def _scores(q_KRh: jax.Array, slab: _Slab, scale: float) -> jax.Array:
@@ -209,10 +223,10 @@ def _rows(x_tKGh: jax.Array) -> jax.Array:
     return x_tKGh.transpose(1, 2, 0, 3).reshape(K, G * t, h)
 
 
-def _tokens(x_KRh: jax.Array) -> jax.Array:
+def _tokens(x_KRh: jax.Array, t: int) -> jax.Array:
     """And back: [t, K, G, h]."""
     K, R, h = x_KRh.shape
-    return x_KRh.reshape(K, R // _TILE, _TILE, h).transpose(2, 0, 1, 3)
+    return x_KRh.reshape(K, R // t, t, h).transpose(2, 0, 1, 3)
 
 
 def _attend_tile(keys: _Keys, tile: _Tile, scale: float) -> tuple[jax.Array, jax.Array]:
@@ -241,7 +255,7 @@ def _attend_tile(keys: _Keys, tile: _Tile, scale: float) -> tuple[jax.Array, jax
     highest_KGt, sum_KGt, o_KRh = jax.lax.fori_loop(0, _slabs(keys, tile), add, start)
     divisor_KGt = jnp.where(sum_KGt > 0, sum_KGt, 1.0)
     o_KRh = (o_KRh / divisor_KGt.reshape(K, G * t, 1)).astype(tile.q_tKGh.dtype)
-    return _tokens(o_KRh), highest_KGt + jnp.log(divisor_KGt)  # -inf + log 1 where nothing is seen
+    return _tokens(o_KRh, t), highest_KGt + jnp.log(divisor_KGt)  # -inf + log 1 where nothing is seen
 
 
 def _tile_gradients(
@@ -271,7 +285,7 @@ def _tile_gradients(
 
     start = (jnp.zeros((K, G * t, h), jnp.float32), *dkv_KNch)
     dq_KRh, dk_KNch, dv_KNch = jax.lax.fori_loop(0, _slabs(keys, tile), add, start)
-    return (dk_KNch, dv_KNch), _tokens(dq_KRh.astype(tile.q_tKGh.dtype))
+    return (dk_KNch, dv_KNch), _tokens(dq_KRh.astype(tile.q_tKGh.dtype), t)
 
 
 def _add_blocks(x_KNch: jax.Array, ids_KW: jax.Array, slab_KCh: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Generated text in which what was written has to be found again: lines such as `@kx57`, a key and its value.
+"""Generated text in which what was written has to be found again: lines such as `@kxqhtz`, a key and its value.
 
-Training documents write some pairs twice, anywhere: whoever has learned to look the key up knows the value's two
-digits, whoever has not is right once in a hundred. Tests are rows that end in such repeated lines, whose first lines
+Training documents write some pairs twice, anywhere: whoever has learned to look the key up knows the value's four
+letters, whoever has not never guesses them. Tests are rows that end in such repeated lines, whose first lines
 lie at known depths: among other pairs (key-value retrieval, after Liu et al., arXiv 2307.03172) or in a haystack of
 ordinary text (needles, after RULER's multi-key and multi-query ones, Hsieh et al., arXiv 2404.06654). Text of bytes.
 """
@@ -18,7 +18,7 @@ from scaling.data.shards import BYTE_OFFSET
 from scaling.errors import UserError
 
 _NEWLINE = 10
-_DIGITS = 2
+_VALUE_LETTERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Questions:
 
     Attributes:
         tokens: int32 [R, T+1]: a context, and then every asked pair again, in an order drawn anew for every row.
-        answers: int64 [R, Q, 2], the targets (target t is token t + 1) that are the digits of each answer.
+        answers: int64 [R, Q, 4], the targets (target t is token t + 1) that are the letters of each answer.
         depths: float64 [Q], where in the context the pairs lie: 0 is its beginning, 1 its end.
     """
 
@@ -49,11 +49,12 @@ def texts(config: KeyValueConfig, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _text(config: KeyValueConfig, lines: Sequence[str], keys: Sequence[str], rng: np.random.Generator) -> str:
-    order, values = rng.permutation(len(keys)), rng.integers(10**_DIGITS, size=len(keys))
+    order, values = rng.permutation(len(keys)), _values(rng, len(keys))
     filler, at = rng.uniform(0, config.filler), int(rng.integers(len(lines)))
+    whole = config.bytes * (config.shortest / config.bytes) ** rng.random() if config.shortest else config.bytes
     written = size = 0
     text = []
-    while size < config.bytes:
+    while size < whole:
         if rng.random() < filler:
             line, at = lines[at % len(lines)], at + 1
         else:
@@ -79,7 +80,7 @@ def among_pairs(length: int, rows: int, depths: int, key_letters: int, seed: int
     Raises:
         UserError: rows too short for the questions, or longer than there are keys for.
     """
-    keys, size = _keys(key_letters), len(_pair("a" * key_letters, 0))
+    keys, size = _keys(key_letters), len(_pair("a" * key_letters, "a" * _VALUE_LETTERS))
     count = -(-(length + 1) // size) - depths  # the first of them is cut where the row begins
     if not depths < count <= len(keys):
         raise UserError(
@@ -93,7 +94,7 @@ def among_pairs(length: int, rows: int, depths: int, key_letters: int, seed: int
     for row in range(rows):
         rng = _generator(seed, length, row)
         names = [keys[i] for i in rng.permutation(len(keys))[:count]]
-        pairs = [_pair(name, value) for name, value in zip(names, rng.integers(10**_DIGITS, size=count), strict=True)]
+        pairs = [_pair(name, value) for name, value in zip(names, _values(rng, count), strict=True)]
         order = rng.permutation(depths)
         tail = [pairs[asked[i]] for i in order]
         tokens.append(_encode("".join([*pairs, *tail]))[-(length + 1) :])
@@ -115,7 +116,7 @@ def in_haystack(haystack: np.ndarray, length: int, rows: int, depths: int, key_l
     Raises:
         UserError: rows too short for needles and questions.
     """
-    keys, size = _keys(key_letters), len(_pair("a" * key_letters, 0))
+    keys, size = _keys(key_letters), len(_pair("a" * key_letters, "a" * _VALUE_LETTERS))
     straw = length + 1 - 2 * depths * size
     if straw < depths * size or len(keys) < depths:
         raise UserError(
@@ -131,7 +132,7 @@ def in_haystack(haystack: np.ndarray, length: int, rows: int, depths: int, key_l
         ends = np.flatnonzero(text == _NEWLINE + BYTE_OFFSET) + 1
         places = _line_beginnings(ends, (middles * straw).astype(int), straw // (4 * depths))
         names = [keys[i] for i in rng.permutation(len(keys))[:depths]]
-        pairs = [_pair(name, value) for name, value in zip(names, rng.integers(10**_DIGITS, size=depths), strict=True)]
+        pairs = [_pair(name, value) for name, value in zip(names, _values(rng, depths), strict=True)]
         order = rng.permutation(depths)
         first, *others = np.split(text, places)
         strewn = [x for pair, part in zip(pairs, others, strict=True) for x in (_encode(pair), part)]
@@ -147,13 +148,18 @@ def _line_beginnings(ends: np.ndarray, at: np.ndarray, near: int) -> np.ndarray:
 
 
 def _answers(length: int, size: int, order: np.ndarray) -> np.ndarray:
-    """Targets [Q, 2] of the digits of every depth's answer, when lines of `size` bytes in this order end the row."""
+    """Targets [Q, 4] of the letters of every depth's answer, when lines of `size` bytes in this order end the row."""
     start = length + 1 - size * len(order) + size * np.argsort(order)  # of each depth's line, as a token
-    return start[:, None] + size - 1 - _DIGITS + np.arange(_DIGITS) - 1
+    return start[:, None] + size - 1 - _VALUE_LETTERS + np.arange(_VALUE_LETTERS) - 1
 
 
-def _pair(key: str, value: int) -> str:
-    return f"@{key}{value:0{_DIGITS}d}\n"
+def _pair(key: str, value: str) -> str:
+    return f"@{key}{value}\n"
+
+
+def _values(rng: np.random.Generator, count: int) -> list[str]:
+    letters = rng.integers(26, size=(count, _VALUE_LETTERS), dtype=np.uint8) + ord("a")
+    return [bytes(value).decode() for value in letters]
 
 
 def _keys(letters: int) -> list[str]:

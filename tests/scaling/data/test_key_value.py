@@ -13,7 +13,7 @@ from scaling.data import key_value, sources
 from scaling.data.shards import BYTE_OFFSET
 from scaling.errors import UserError
 
-PAIR = re.compile(r"@([a-z]+)(\d\d)\n")
+PAIR = re.compile(r"@([a-z]{1,2})([a-z]{4})\n")
 LINES = ["import os\n", "\n", "def f(x):\n", "    return x  # @not a pair\n"]
 HAYSTACK = np.frombuffer("".join(LINES * 400).encode(), np.uint8).astype(np.int32) + BYTE_OFFSET
 
@@ -33,9 +33,17 @@ def test_a_key_has_one_value_in_a_document_and_is_repeated_as_often_as_said():
         assert "".join(f"@{k}{v}\n" for k, v in pairs) == text  # nothing but pairs
         assert len(set(pairs)) == len({k for k, _ in pairs})
         repeated, total = repeated + len(pairs) - len(set(pairs)), total + len(pairs)
-        assert 2000 <= len(text) < 2006
+        assert 2000 <= len(text) < 2008
     assert repeated / total == pytest.approx(0.4, abs=0.05)
     assert len(set(found)) == 20
+
+
+def test_documents_of_all_sizes_are_as_many_of_each_scale():
+    sizes = [len(text) for text in key_value.texts(KeyValueConfig(documents=600, bytes=1024, shortest=64), LINES)]
+    assert min(sizes) >= 64
+    assert max(sizes) < 1024 + 8
+    halved, _ = np.histogram(np.log2(sizes), bins=[6, 7, 8, 9, 10.01])
+    assert (np.abs(halved - 150) < 45).all()
 
 
 def test_filler_is_whole_lines_of_the_text_given_in_order():
@@ -53,36 +61,36 @@ def test_there_are_no_more_keys_than_letters_make():
     assert all(re.fullmatch("[a-z]", key) for key in counts)
 
 
-def check(questions, length, rows, depths, size=6):
+def check(questions, length, rows, depths, size=8):
     """Every row ends in questions whose answers stand once above them, near the depth that is said."""
     assert questions.tokens.shape == (rows, length + 1)
-    assert questions.answers.shape == (rows, depths, 2)
+    assert questions.answers.shape == (rows, depths, 4)
     for tokens, answers in zip(questions.tokens, questions.answers, strict=True):
         text = written(tokens)
         context = text[: -size * depths]
         for depth, answer in zip(questions.depths, answers, strict=True):
-            start = int(answer[0]) + 1 - (size - 3)  # of the line, as a token
+            start = int(answer[0]) + 1 - (size - 5)  # of the line, as a token
             line = text[start : start + size]
             key, value = PAIR.fullmatch(line).groups()
             assert value == written(tokens[answer + 1])
-            assert context.count(f"@{key}") == 1
+            assert len(re.findall(rf"@{key}[a-z]{{4}}\n", context)) == 1
             place = context.index(line) / len(context)
             yield abs(place - depth)
 
 
 @settings(max_examples=25, deadline=None)
-@given(length=st.integers(200, 700), depths=st.integers(1, 8), seed=st.integers(0, 9))
+@given(length=st.integers(300, 700), depths=st.integers(1, 8), seed=st.integers(0, 9))
 def test_questions_among_pairs_are_answered_further_up_at_their_depths(length, depths, seed):
     questions = key_value.among_pairs(length, 3, depths, 2, seed)
-    assert max(check(questions, length, 3, depths)) < 12 / (length - 6 * depths)
-    assert PAIR.sub("", written(questions.tokens[0]))[6:] == ""  # but for the cut first line, pairs alone
+    assert max(check(questions, length, 3, depths)) < 16 / (length - 8 * depths)
+    assert PAIR.sub("", written(questions.tokens[0]))[8:] == ""  # but for the cut first line, pairs alone
 
 
 @settings(max_examples=25, deadline=None)
 @given(length=st.integers(400, 900), depths=st.integers(1, 8), seed=st.integers(0, 9))
 def test_needles_lie_in_the_text_at_their_depths(length, depths, seed):
     questions = key_value.in_haystack(HAYSTACK, length, 3, depths, 2, seed)
-    longest, needles = max(map(len, LINES)), 6 * depths
+    longest, needles = max(map(len, LINES)), 8 * depths
     assert max(check(questions, length, 3, depths)) < (longest + needles) / (length - needles)
     straw = PAIR.sub("", written(questions.tokens[0]))
     assert straw[:-1] == written(HAYSTACK[: len(straw) - 1])
@@ -97,7 +105,7 @@ def test_tests_are_a_function_of_their_seed():
 
 
 def test_rows_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match=r"rows of 60 with 8 questions: that is 3 pairs"):
+    with pytest.raises(UserError, match=r"rows of 60 with 8 questions: that is 0 pairs"):
         key_value.among_pairs(60, 1, 8, 2, 0)
     with pytest.raises(UserError, match=r"at most 26, the keys of 1 letters"):
         key_value.among_pairs(400, 1, 8, 1, 0)
