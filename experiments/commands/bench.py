@@ -56,8 +56,10 @@ def train(shapes: dict[str, Shape], torch_python: Path | None, rounds: int, seco
 
 
 def _check_timing(rounds: int, seconds: float) -> None:
-    if rounds < 1 or not seconds > 0:
-        raise UserError(f"benchmark: {rounds} rounds of {seconds:g} seconds: at least 1, of more than 0 seconds")
+    if rounds < 1 or not seconds >= 0:
+        raise UserError(
+            f"benchmark: {rounds} rounds of {seconds:g} seconds: at least 1, of 0 seconds or more"
+        )
 
 
 def sparse_attention(

@@ -49,21 +49,22 @@ def texts(config: KeyValueConfig, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _text(config: KeyValueConfig, lines: Sequence[str], keys: Sequence[str], rng: np.random.Generator) -> str:
-    order, values = rng.permutation(len(keys)), _values(rng, len(keys))
+    size = len(_pair(keys[0], "a" * _VALUE_LETTERS))
+    names = [keys[i] for i in rng.permutation(len(keys))[: config.bytes // size + 1]]
+    pairs = [_pair(name, value) for name, value in zip(names, _values(rng, len(names)), strict=True)]
     filler, at = rng.uniform(0, config.filler), int(rng.integers(len(lines)))
-    whole = config.bytes * (config.shortest / config.bytes) ** rng.random() if config.shortest else config.bytes
-    written = size = 0
-    text = []
-    while size < whole:
+    left = config.bytes * (config.shortest / config.bytes) ** rng.random() if config.shortest else config.bytes
+    written, text = 0, []
+    while left > 0:
         if rng.random() < filler:
             line, at = lines[at % len(lines)], at + 1
         else:
-            again = written and (written == len(keys) or rng.random() < config.repeats)
+            again = written and (written == len(pairs) or rng.random() < config.repeats)
             which = int(rng.integers(written)) if again else written
             written = max(written, which + 1)
-            line = _pair(keys[order[which]], values[which])
+            line = pairs[which]
         text.append(line)
-        size += len(line.encode())
+        left -= len(line.encode())
     return "".join(text)
 
 

@@ -33,7 +33,7 @@ def test_names_are_shapes_and_what_is_asked_otherwise_changes_them():
     ("options", "says"),
     [
         (["--rounds", "0"], "0 rounds of 1 seconds: at least 1"),
-        (["--rounds", "1", "--seconds", "0"], "1 rounds of 0 seconds"),
+        (["--rounds", "1", "--seconds", "-1"], "1 rounds of -1 seconds"),
         (["--rows", "0"], "batch_size is 0: it must be at least 1"),
         (["--sequence-length", "-1"], "sequence_length is -1: it must be at least 1"),
         (["ladder-15"], "size 'ladder-15': ladder width 15: it must be a positive multiple of 4"),

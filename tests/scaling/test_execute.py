@@ -60,10 +60,10 @@ def test_evaluation_bounds_its_logits_by_its_own_rows(tmp_path, data_dir, monkey
     monkeypatch.setattr(mesh, "_CPU_LOGITS_BYTES", 2 * 16 * 259 * 4)  # two rows of training
     rows, original = [], evaluate._by_row
 
-    def spying(loss):
+    def spying(loss, execution):
         def by_row(params, batch, scalars):
             rows.append(len(batch["tokens"]))
-            return original(loss)(params, batch, scalars)
+            return original(loss, execution)(params, batch, scalars)
 
         return by_row
 

@@ -38,15 +38,20 @@ def test_the_reference_is_the_formula():
 
 # Sizes every backend runs, on whatever chip or in an interpreter.
 SMALL = {
-    "group 16": Case(T=128, G=16),
-    "group 8, two heads, documents": Case(T=128, G=8, K=2, documents=3),
-    "odd length": Case(T=201, G=16, n=2),
+    "group 16": Case(T=150, G=16),
+    "group 8, two heads, documents": Case(T=150, G=8, K=2, documents=3),
     "block 128": Case(T=300, G=16, block=128, n=2),
 }
 
 
+def on_every_backend():
+    """Parametrises by backend; in the GPU interpreter, which is slow, among the slow tests."""
+    marks = {"pallas_gpu": pytest.mark.slow}
+    return pytest.mark.parametrize("backend", [pytest.param(name, marks=marks.get(name, ())) for name in RUNNERS])
+
+
+@on_every_backend()
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("backend", RUNNERS)
 def test_equals_the_reference(backend, name):
     check(SMALL[name], RUNNERS[backend])
 
@@ -84,7 +89,7 @@ def everything(x, block):
     return jnp.broadcast_to(jnp.arange(-(-T // block), dtype=jnp.int32), (B, K, T, -(-T // block)))
 
 
-@pytest.mark.parametrize("backend", RUNNERS)
+@on_every_backend()
 def test_all_blocks_are_dense_causal_attention(backend):
     runner = RUNNERS[backend]
     x = Case(T=150, G=16, documents=2, dtype=runner.dtype).inputs()
@@ -95,7 +100,7 @@ def test_all_blocks_are_dense_causal_attention(backend):
     np.testing.assert_allclose(np.asarray(o, np.float32), want, atol=10 * runner.tolerance)
 
 
-@pytest.mark.parametrize("backend", RUNNERS)
+@on_every_backend()
 def test_two_disjoint_selections_merge_to_their_union_by_log_sum_exp(backend):
     runner = RUNNERS[backend]
     case = Case(T=256, G=16, dtype=runner.dtype)
@@ -112,6 +117,20 @@ def test_two_disjoint_selections_merge_to_their_union_by_log_sum_exp(backend):
     np.testing.assert_allclose(
         weight_even * o_even + weight_odd * o_odd, np.asarray(o, np.float32), atol=10 * runner.tolerance
     )
+
+
+@on_every_backend()
+def test_what_flows_back_into_a_row_that_sees_nothing_goes_nowhere(backend):
+    """Not even nan, which merging two such rows makes."""
+    runner = RUNNERS[backend]
+    x = Case(T=70, G=16, dtype=runner.dtype).inputs()
+    attention = runner.attention(64)
+    (_, lse), pullback = jax.vjp(lambda q, k, v: attention(q, k, v, x.ids, None), x.q, x.k, x.v)
+    unseen = lse == -jnp.inf
+    assert unseen.any()
+    spoiled = pullback((x.do, jnp.where(unseen, jnp.nan, x.dlse)))
+    for got, want in zip(spoiled, pullback((x.do, x.dlse)), strict=True):
+        assert (got == want).all()
 
 
 def test_order_padding_and_duplicates_of_ids_do_not_matter():
