@@ -57,9 +57,7 @@ def train(shapes: dict[str, Shape], torch_python: Path | None, rounds: int, seco
 
 def _check_timing(rounds: int, seconds: float) -> None:
     if rounds < 1 or not seconds >= 0:
-        raise UserError(
-            f"benchmark: {rounds} rounds of {seconds:g} seconds: at least 1, of 0 seconds or more"
-        )
+        raise UserError(f"benchmark: {rounds} rounds of {seconds:g} seconds: at least 1, of 0 seconds or more")
 
 
 def sparse_attention(

@@ -17,7 +17,7 @@ MIB = 2**20
 def operand_bytes(spec: ArgSpec) -> int:
     """Bytes of q, k, v, o and of their gradients."""
     q, k, v, _ = spec.structs()
-    return 2 * q.dtype.itemsize * (2 * q.size + k.size + v.size)
+    return int(2 * q.dtype.itemsize * (2 * q.size + k.size + v.size))
 
 
 def training_bytes(spec: ArgSpec) -> int:
