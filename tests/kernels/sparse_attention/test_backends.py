@@ -77,7 +77,7 @@ def test_equals_the_reference_at_any_size(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(CASES)
 def test_equals_the_reference_at_many_sizes(case):
     check(case, XLA)
